@@ -1,0 +1,29 @@
+// What runs one network. Implementations live in csrc/sessions; the loops in csrc/core see only this.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensor.h"
+
+namespace ctfast {
+
+using NamedTensor = std::pair<std::string, TensorView>;
+
+class Session {
+ public:
+  virtual ~Session() = default;
+
+  // Names in the order the plan's manifest lists them.
+  virtual const std::vector<std::string>& inputs() const = 0;
+  virtual const std::vector<std::string>& outputs() const = 0;
+  bool has_input(const std::string& name) const;
+
+  // Runs the network once. Every input must be given by name, in any order; extra names are an error. A session
+  // prepares itself for new shapes at their first use and keeps the last few. The returned views are the session's own
+  // memory, valid until its next run. Not reentrant: one caller at a time.
+  virtual std::vector<NamedTensor> run(const std::vector<NamedTensor>& inputs) = 0;
+};
+
+}  // namespace ctfast

@@ -1,0 +1,1 @@
+"""ctfast: fast inference for latent flow and diffusion models of 3D CT and MR."""
