@@ -1,0 +1,31 @@
+// Integrates a rectified flow from noise to data. At flow time s = t / 1000 the path is x = (1 - s) * data + s * noise,
+// the velocity is data - noise, and a step of length dt goes from s to s - dt.
+#pragma once
+
+#include <functional>
+#include <span>
+
+#include "progress.h"
+#include "time_grid.h"
+
+namespace ctfast {
+
+enum class Solver {
+  euler,     // order 1, one call per step: float32 x + v * dt, as MONAI's RFlowScheduler.step
+  heun,      // order 2, two calls per step (the second at the step's end, t = 0 in the last step)
+  ab2,       // order 2, one call: variable-step Adams-Bashforth, Euler in the first step
+  dpmpp_2m,  // order 2, one call: DPM-Solver++(2M) (Lu et al., 2022) on the data prediction x + s * v
+  unipc,     // order 2, one call: UniPC-2 with corrector, B2(h) (Zhao et al., 2023), on the data prediction
+};
+
+// Writes the velocity at (x, t) to v; t is in 0..1000.
+using Velocity = std::function<void(std::span<const float> x, double t, std::span<float> v)>;
+
+// Replaces x, the noise at grid.t[0], by the data. Reports {"sample", i, steps} before step i and once at the end, so a
+// request can be cancelled before its first network call. All solvers but Euler are meant for GridMode::exact: on a
+// truncated grid they take steps of the same lengths as Euler and inherit that grid's bias.
+// Throws Error(request) on a malformed grid, Error(cancelled) when the observer stops the run; x is then unfinished.
+void integrate(Solver solver, const TimeGrid& grid, const Velocity& velocity, std::span<float> x,
+               const Observer& observer);
+
+}  // namespace ctfast
