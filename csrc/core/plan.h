@@ -32,9 +32,9 @@ enum class PlanFault {
   table,       // section table outside the file, or its checksum differs
   manifest,    // manifest outside the file, its checksum differs, or it is not UTF-8
   name,        // a section's name is empty, too long, not legal, or given twice
-  alignment,   // a section does not start at a multiple of 4096
   bounds,      // a section reaches past the end of the file
   overlap,     // a section starts before the one ahead of it ends
+  alignment,   // a section does not start at a multiple of 4096
   checksum,    // verify(): a section's bytes differ
   padding,     // verify(): bytes between sections are not zero
   no_section,  // section(): no such name
@@ -91,12 +91,12 @@ class Plan {
   Plan(std::span<const std::byte> bytes, std::string name);
   void read_header();
   void read_table();
+  void check_padding() const;
 
   std::span<const std::byte> bytes_;
   std::string name_;
   bool mapped_ = false;
   std::string_view manifest_;
-  std::uint64_t manifest_end_ = 0;
   std::vector<PlanSection> sections_;
 };
 
