@@ -1,5 +1,5 @@
-// Integrates a rectified flow from noise to data. At flow time s = t / 1000 the path is x = (1 - s) * data + s * noise,
-// the velocity is data - noise, and a step of length dt goes from s to s - dt.
+// Integrates a rectified flow from noise to data. At flow time s = t / grid.train_steps the path is x = (1 - s) * data
+// + s * noise, the velocity is data - noise, and a step of length dt goes from s to s - dt.
 #pragma once
 
 #include <functional>
@@ -18,7 +18,7 @@ enum class Solver {
   unipc,     // order 2, one call: UniPC-2 with corrector, B2(h) (Zhao et al., 2023), on the data prediction
 };
 
-// Writes the velocity at (x, t) to v; t is in 0..1000.
+// Writes the velocity at (x, t) to v; t is in 0..train_steps.
 using Velocity = std::function<void(std::span<const float> x, double t, std::span<float> v)>;
 
 // Replaces x, the noise at grid.t[0], by the data. Reports {"sample", i, steps} before step i and once at the end, so a

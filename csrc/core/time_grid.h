@@ -7,13 +7,18 @@
 namespace ctfast {
 
 struct TimeGrid {
-  std::vector<double> t;   // decreasing, in 0..train_steps: what the denoiser is told at each step
-  std::vector<double> dt;  // step towards the data in flow time (0..1): x += velocity * dt
+  std::vector<double> t;        // decreasing, in 0..train_steps: what the denoiser is told at each step
+  std::vector<double> dt;       // step towards the data in flow time (0..1): x += velocity * dt
+  double train_steps = 1000.0;  // the t of pure noise
 };
 
 enum class GridMode {
-  monai,  // MONAI 1.6.1's RFlowScheduler and the official loop: half-precision t, next t truncated to an integer
-  exact,  // double precision, no truncation: dt sums to t[0] / train_steps, which is 1 without an offset
+  // MONAI 1.6.1's RFlowScheduler as the official scripts drive it: the voxel count is a tensor there, so the transform
+  // is
+  // computed in float32; t is rounded to half precision, the next t truncated to an integer.
+  monai,
+  // Double precision, no truncation: dt sums to t[0] / train_steps, which is 1 without an offset.
+  exact,
 };
 
 struct RFlowOptions {

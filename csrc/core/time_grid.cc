@@ -1,0 +1,109 @@
+#include "time_grid.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "error.h"
+
+namespace ctfast {
+namespace {
+
+constexpr double kHalfMax = 65504.0;
+
+void check(std::int64_t steps, std::int64_t latent_voxels, const RFlowOptions& options) {
+  if (options.train_steps < 1) {
+    throw Error(ErrorKind::request, "expected at least 1 training step, found " + std::to_string(options.train_steps) +
+                                        "; correct the plan");
+  }
+  if (steps < 1 || steps > options.train_steps) {
+    throw Error(ErrorKind::request, "expected 1 to " + std::to_string(options.train_steps) + " steps, found " +
+                                        std::to_string(steps) + "; choose a number in that range");
+  }
+  if (options.transform && (latent_voxels < 1 || options.base_voxels < 1)) {
+    throw Error(ErrorKind::request, "expected positive voxel counts for the time transform, found a latent of " +
+                                        std::to_string(latent_voxels) + " and a base of " +
+                                        std::to_string(options.base_voxels));
+  }
+  if (options.spatial_dim != 2 && options.spatial_dim != 3) {
+    throw Error(ErrorKind::request, "expected 2 or 3 spatial dimensions, found " + std::to_string(options.spatial_dim) +
+                                        "; correct the plan");
+  }
+  if (options.steps_offset < 0) {
+    throw Error(ErrorKind::request,
+                "expected a step offset of 0 or more, found " + std::to_string(options.steps_offset));
+  }
+}
+
+// The times before any rounding, computed in Real as the caller's mode asks. t itself is double in both modes.
+template <class Real>
+std::vector<double> transformed_times(std::int64_t steps, std::int64_t latent_voxels, const RFlowOptions& options) {
+  const auto train_steps = static_cast<double>(options.train_steps);
+  const Real size_ratio = static_cast<Real>(latent_voxels) / static_cast<Real>(options.base_voxels);
+  // Through double, so that float's result is the correctly rounded one whatever the C library.
+  const Real exponent = static_cast<Real>(1.0 / options.spatial_dim);
+  const Real ratio = static_cast<Real>(std::pow(static_cast<double>(size_ratio), static_cast<double>(exponent)));
+  std::vector<double> times;
+  for (std::int64_t i = 0; i < steps; ++i) {
+    const double plain = (1.0 - static_cast<double>(i) / static_cast<double>(steps)) * train_steps;
+    if (!options.transform) {
+      times.push_back(plain);
+      continue;
+    }
+    const Real unit = static_cast<Real>(plain / train_steps);
+    const Real shifted = ratio * unit / (Real{1} + (ratio - Real{1}) * unit);
+    times.push_back(static_cast<double>(shifted * static_cast<Real>(train_steps)));
+  }
+  return times;
+}
+
+TimeGrid exact_grid(std::int64_t steps, std::int64_t latent_voxels, const RFlowOptions& options) {
+  TimeGrid grid;
+  grid.train_steps = static_cast<double>(options.train_steps);
+  grid.t = transformed_times<double>(steps, latent_voxels, options);
+  for (double& t : grid.t) t += static_cast<double>(options.steps_offset);
+  for (std::size_t i = 0; i < grid.t.size(); ++i) {
+    const double next = i + 1 < grid.t.size() ? grid.t[i + 1] : 0.0;
+    grid.dt.push_back((grid.t[i] - next) / grid.train_steps);
+  }
+  return grid;
+}
+
+TimeGrid monai_grid(std::int64_t steps, std::int64_t latent_voxels, const RFlowOptions& options) {
+  TimeGrid grid;
+  grid.train_steps = static_cast<double>(options.train_steps);
+  const auto offset = static_cast<double>(options.steps_offset);
+  if (grid.train_steps + offset > kHalfMax) {
+    throw Error(ErrorKind::request, "expected times up to 65504, the largest half-precision number, found " +
+                                        std::to_string(options.train_steps + options.steps_offset) +
+                                        "; use the exact time grid");
+  }
+  grid.t = transformed_times<float>(steps, latent_voxels, options);
+  for (double& t : grid.t) t = round_to_half(round_to_half(t) + offset);
+  for (std::size_t i = 0; i < grid.t.size(); ++i) {
+    const double next = i + 1 < grid.t.size() ? std::trunc(grid.t[i + 1]) : 0.0;
+    // The difference is a half-precision tensor in the original, which matters above 2048 only.
+    grid.dt.push_back(round_to_half(grid.t[i] - next) / grid.train_steps);
+  }
+  return grid;
+}
+
+}  // namespace
+
+double round_to_half(double value) {
+  if (value == 0.0 || !std::isfinite(value)) return value;
+  constexpr int kFractionBits = 10;
+  constexpr int kMinExponent = -14;  // below it binary16 is subnormal: fixed spacing
+  const int exponent = std::max(std::ilogb(value), kMinExponent);
+  const double spacing = std::ldexp(1.0, exponent - kFractionBits);
+  const double rounded = std::nearbyint(value / spacing) * spacing;  // ties to even: the default rounding mode
+  return std::abs(rounded) > kHalfMax ? std::copysign(HUGE_VAL, value) : rounded;
+}
+
+TimeGrid rflow_time_grid(int steps, std::int64_t latent_voxels, GridMode mode, const RFlowOptions& options) {
+  check(steps, latent_voxels, options);
+  return mode == GridMode::monai ? monai_grid(steps, latent_voxels, options)
+                                 : exact_grid(steps, latent_voxels, options);
+}
+
+}  // namespace ctfast
