@@ -1,6 +1,7 @@
 // What runs one network. Implementations live in csrc/sessions; the loops in csrc/core see only this.
 #pragma once
 
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +11,9 @@
 namespace ctfast {
 
 using NamedTensor = std::pair<std::string, TensorView>;
+
+// The tensor of that name. Throws Error(plan), listing what there is, if there is none.
+const TensorView& find_tensor(const std::vector<NamedTensor>& tensors, const std::string& name);
 
 class Session {
  public:
@@ -24,6 +28,13 @@ class Session {
   // prepares itself for new shapes at their first use and keeps the last few. The returned views are the session's own
   // memory, valid until its next run. Not reentrant: one caller at a time.
   virtual std::vector<NamedTensor> run(const std::vector<NamedTensor>& inputs) = 0;
+
+  // Held for a whole request by whoever may share the session with other threads. Recursive, because an observer may
+  // use the session between two network calls of the request that it observes: no view is in use at that time.
+  std::recursive_mutex& in_use() { return in_use_; }
+
+ private:
+  std::recursive_mutex in_use_;
 };
 
 }  // namespace ctfast

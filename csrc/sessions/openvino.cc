@@ -1,0 +1,251 @@
+#include "sessions/openvino.h"
+
+#include <algorithm>
+#include <list>
+#include <map>
+#include <new>
+#include <openvino/op/constant.hpp>
+#include <openvino/openvino.hpp>
+#include <sstream>
+#include <utility>
+
+#include "core/cpu.h"
+#include "core/error.h"
+
+namespace ctfast {
+
+namespace {
+
+constexpr std::size_t kCompiledShapes = 3;
+
+// One for the process, so that sessions share the plugin and its threads. Never destroyed: at exit the plugin's own
+// libraries may already be gone.
+ov::Core& shared_core() {
+  static ov::Core& core = *new ov::Core;
+  return core;
+}
+
+// OpenVINO's messages start with lines about its source files; the first one after those says what happened.
+std::string useful_line(const std::string& text) {
+  std::istringstream lines(text);
+  std::string line;
+  std::string fallback;
+  while (std::getline(lines, line)) {
+    const std::size_t start = line.find_first_not_of(" \t\r");
+    if (start == std::string::npos) continue;
+    line.erase(0, start);
+    if (fallback.empty()) fallback = line;
+    const bool is_location = line.starts_with("Exception from ") || line.starts_with("Check '") ||
+                             (line.starts_with("While ") && line.ends_with(":"));
+    if (!is_location) return line;
+  }
+  return fallback.empty() ? "no message" : fallback;
+}
+
+// Runs `body`; whatever OpenVINO throws leaves as one of our errors.
+template <typename Body>
+auto translated(const std::string& what, Body&& body) {
+  try {
+    return body();
+  } catch (const Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorKind::memory, what + ": out of memory. Ask for a smaller size or a smaller decode window.");
+  } catch (const std::exception& error) {
+    const std::string text = error.what();
+    if (text.find("bad_alloc") != std::string::npos || text.find("ould not allocate") != std::string::npos) {
+      throw Error(ErrorKind::memory, what + ": out of memory. Ask for a smaller size or a smaller decode window.");
+    }
+    throw Error(ErrorKind::device, what + ": OpenVINO says: " + useful_line(text));
+  }
+}
+
+ov::element::Type element_type(DType type) {
+  switch (type) {
+    case DType::f32: return ov::element::f32;
+    case DType::i64: return ov::element::i64;
+    case DType::u8: return ov::element::u8;
+  }
+  return ov::element::dynamic;
+}
+
+std::string join(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text.empty() ? "none" : text;
+}
+
+// One network compiled for one set of static shapes.
+struct Compiled {
+  std::vector<ov::Shape> shapes;
+  ov::CompiledModel model;
+  ov::InferRequest request;
+};
+
+}  // namespace
+
+struct OpenVINOSession::Impl {
+  std::string name;
+  std::shared_ptr<const void> owner;
+  OpenVINOOptions options;
+  std::shared_ptr<ov::Model> model;
+  std::vector<std::string> inputs;
+  std::vector<ov::element::Type> input_types;
+  std::vector<std::string> outputs;
+  std::list<Compiled> compiled;  // the one used last is in front
+
+  void drop_inputs();
+  void list_ports();
+  Compiled& prepare(const std::vector<ov::Shape>& shapes);
+  std::vector<const TensorView*> in_order(const std::vector<NamedTensor>& given) const;
+};
+
+// A zero of one element in the parameter's rank: it broadcasts everywhere, and OpenVINO removes additions of it.
+void OpenVINOSession::Impl::drop_inputs() {
+  for (const std::string& dropped : options.drop) {
+    std::shared_ptr<ov::op::v0::Parameter> parameter;
+    for (const auto& candidate : model->get_parameters()) {
+      if (candidate->output(0).get_names().contains(dropped)) parameter = candidate;
+    }
+    if (!parameter) {
+      throw Error(ErrorKind::request, "network '" + name + "' has no input '" + dropped + "' to drop");
+    }
+    const ov::Rank rank = parameter->get_partial_shape().rank();
+    const ov::Shape ones(rank.is_static() ? static_cast<std::size_t>(rank.get_length()) : 0, 1);
+    const auto zero = ov::op::v0::Constant::create(parameter->get_element_type(), ones, {0});
+    parameter->output(0).replace(zero->output(0));
+    model->remove_parameter(parameter);
+  }
+  if (!options.drop.empty()) model->validate_nodes_and_infer_types();
+}
+
+void OpenVINOSession::Impl::list_ports() {
+  for (const auto& port : model->inputs()) {
+    inputs.push_back(port.get_any_name());
+    input_types.push_back(port.get_element_type());
+  }
+  for (const auto& port : model->outputs()) {
+    outputs.push_back(port.get_any_name());
+    if (port.get_element_type() != ov::element::f32) {
+      throw Error(ErrorKind::plan, "network '" + name + "': output '" + outputs.back() + "' should be f32 and is " +
+                                       port.get_element_type().get_type_name() + ". Build the plan again.");
+    }
+  }
+}
+
+Compiled& OpenVINOSession::Impl::prepare(const std::vector<ov::Shape>& shapes) {
+  const auto found = std::ranges::find(compiled, shapes, &Compiled::shapes);
+  if (found != compiled.end()) {
+    compiled.splice(compiled.begin(), compiled, found);
+    return compiled.front();
+  }
+  // Room is made first: two large networks at a time may be more than fits.
+  if (compiled.size() == kCompiledShapes) compiled.pop_back();
+  const std::shared_ptr<ov::Model> fixed = model->clone();
+  std::map<std::string, ov::PartialShape> by_name;
+  for (std::size_t i = 0; i < inputs.size(); ++i) by_name.emplace(inputs[i], shapes[i]);
+  fixed->reshape(by_name);
+  ov::AnyMap settings{
+      ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+      ov::hint::inference_precision(options.precision == Precision::bf16 ? ov::element::bf16 : ov::element::f32),
+      ov::inference_num_threads(options.threads > 0 ? options.threads : available_threads()),
+  };
+  if (!options.cache_dir.empty()) settings.emplace(ov::cache_dir(options.cache_dir));
+  ov::CompiledModel network = shared_core().compile_model(fixed, "CPU", settings);
+  ov::InferRequest request = network.create_infer_request();
+  compiled.push_front({shapes, std::move(network), std::move(request)});
+  return compiled.front();
+}
+
+std::vector<const TensorView*> OpenVINOSession::Impl::in_order(const std::vector<NamedTensor>& given) const {
+  std::vector<const TensorView*> ordered;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const auto found = std::ranges::find(given, inputs[i], &NamedTensor::first);
+    if (found == given.end()) {
+      throw Error(ErrorKind::request, "network '" + name + "' needs input '" + inputs[i] + "', which was not given");
+    }
+    if (element_type(found->second.dtype) != input_types[i]) {
+      throw Error(ErrorKind::request, "network '" + name + "': input '" + inputs[i] + "' should be " +
+                                          input_types[i].get_type_name() + " and is " +
+                                          element_type(found->second.dtype).get_type_name());
+    }
+    ordered.push_back(&found->second);
+  }
+  if (given.size() != inputs.size()) {
+    std::vector<std::string> names;
+    for (const NamedTensor& tensor : given) names.push_back(tensor.first);
+    throw Error(ErrorKind::request,
+                "network '" + name + "' has inputs " + join(inputs) + " and was given " + join(names));
+  }
+  return ordered;
+}
+
+OpenVINOSession::OpenVINOSession(std::string name, std::string_view xml, std::span<const std::byte> weights,
+                                 std::shared_ptr<const void> owner, const OpenVINOOptions& options)
+    : impl_(std::make_unique<Impl>()) {
+  impl_->name = std::move(name);
+  impl_->owner = std::move(owner);
+  impl_->options = options;
+  if (options.precision == Precision::bf16 && !cpu_features().bf16()) {
+    throw Error(ErrorKind::device,
+                "network '" + impl_->name + "': this processor has neither AVX512-BF16 nor AMX-BF16. Ask for fp32.");
+  }
+  translated("reading network '" + impl_->name + "'", [&] {
+    // OpenVINO takes a plain pointer but only reads.
+    ov::Tensor memory;
+    if (!weights.empty()) {
+      memory = ov::Tensor(ov::element::u8, {weights.size()}, const_cast<std::byte*>(weights.data()));
+    }
+    impl_->model = shared_core().read_model(std::string(xml), memory);
+    impl_->drop_inputs();
+    impl_->list_ports();
+  });
+}
+
+OpenVINOSession::~OpenVINOSession() = default;
+
+const std::vector<std::string>& OpenVINOSession::inputs() const { return impl_->inputs; }
+
+const std::vector<std::string>& OpenVINOSession::outputs() const { return impl_->outputs; }
+
+std::vector<NamedTensor> OpenVINOSession::run(const std::vector<NamedTensor>& inputs) {
+  return translated("running network '" + impl_->name + "'", [&] {
+    const std::vector<const TensorView*> ordered = impl_->in_order(inputs);
+    std::vector<ov::Shape> shapes;
+    for (const TensorView* view : ordered) shapes.emplace_back(view->shape.begin(), view->shape.end());
+    Compiled& network = impl_->prepare(shapes);
+    for (std::size_t i = 0; i < ordered.size(); ++i) {
+      network.request.set_input_tensor(i, ov::Tensor(impl_->input_types[i], shapes[i], ordered[i]->data));
+    }
+    network.request.infer();
+    std::vector<NamedTensor> results;
+    for (std::size_t i = 0; i < impl_->outputs.size(); ++i) {
+      const ov::Tensor tensor = network.request.get_output_tensor(i);
+      results.emplace_back(impl_->outputs[i], TensorView{DType::f32,
+                                                         {tensor.get_shape().begin(), tensor.get_shape().end()},
+                                                         const_cast<float*>(tensor.data<const float>())});
+    }
+    return results;
+  });
+}
+
+Precision OpenVINOSession::precision() const {
+  if (impl_->compiled.empty()) return impl_->options.precision;
+  const ov::element::Type type = impl_->compiled.front().model.get_property(ov::hint::inference_precision);
+  return type == ov::element::bf16 ? Precision::bf16 : Precision::fp32;
+}
+
+int OpenVINOSession::compiled_shapes() const { return static_cast<int>(impl_->compiled.size()); }
+
+std::vector<std::string> OpenVINOSession::compiled_operations() const {
+  std::vector<std::string> types;
+  if (impl_->compiled.empty()) return types;
+  for (const auto& node : impl_->compiled.front().model.get_runtime_model()->get_ordered_ops()) {
+    types.push_back(node->get_rt_info().at("layerType").as<std::string>());
+  }
+  return types;
+}
+
+std::string OpenVINOSession::version() { return ov::get_openvino_version().buildNumber; }
+
+}  // namespace ctfast
