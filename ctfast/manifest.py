@@ -5,12 +5,17 @@ docs/plan_format.md describes every key. Sizes are voxels (x, y, z), spacings an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+FORMAT = 1  # of the manifest; a reader ignores keys it does not know and refuses a higher number
+
 Size3 = tuple[int, int, int]
 Float3 = tuple[float, float, float]
+
+_ROUNDING = 1e-6  # relative; spacings pass through float32 in image headers
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class Intensity:
-    """Output value = image * scale + offset, clipped to [low, high] (None: not clipped there); ``air`` outside a mask."""
+    """Output = image * scale + offset, clipped to [low, high] (None: not clipped there); ``air`` outside a mask."""
 
     kind: str
     unit: str
@@ -79,6 +84,42 @@ class SizeRule:
     z: tuple[int, ...] = ()
     multiple: int = 1
 
+    def allows(self, size: Sequence[int]) -> bool:
+        """Whether ``size`` (voxels x, y, z) is legal."""
+        if len(size) != 3 or any(n < 1 or n % self.multiple for n in size):
+            return False
+        x, y, z = size
+        if self.legal:
+            return (x, y, z) in self.legal
+        return (not self.xy or (x == y and x in self.xy)) and (not self.z or z in self.z)
+
+    def nearest(self, size: Size3) -> Size3:
+        """The legal size closest to ``size``, by the ratio per axis."""
+        if self.legal:
+            return min(
+                self.legal, key=lambda legal: sum(abs(math.log(a / b)) for a, b in zip(legal, size, strict=True))
+            )
+        x, y, z = (max(1, round(n / self.multiple)) * self.multiple for n in size)
+        if self.xy:
+            middle = math.sqrt(size[0] * size[1])
+            x = y = min(self.xy, key=lambda n: abs(math.log(n / middle)))
+        if self.z:
+            z = min(self.z, key=lambda n: abs(math.log(n / size[2])))
+        return x, y, z
+
+    def describe(self) -> str:
+        """What is legal, as part of a sentence."""
+        if self.legal:
+            return "one of " + ", ".join(map(_by, self.legal))
+        parts = []
+        if self.xy:
+            parts.append("x = y, one of " + ", ".join(map(str, self.xy)))
+        if self.z:
+            parts.append("z one of " + ", ".join(map(str, self.z)))
+        if self.multiple > 1 or not parts:
+            parts.append("multiples of " + str(self.multiple))
+        return "; ".join(parts)
+
 
 @dataclass(frozen=True)
 class SpacingRange:
@@ -87,6 +128,14 @@ class SpacingRange:
     default: Float3
     low: Float3
     high: Float3
+
+    def allows(self, spacing: Sequence[float]) -> bool:
+        """Whether ``spacing`` (mm x, y, z) is legal."""
+        return len(spacing) == 3 and _inside(spacing, self.low, self.high)
+
+    def describe(self) -> str:
+        """What is legal, as part of a sentence."""
+        return _ranges(self.low, self.high) + " mm"
 
 
 @dataclass(frozen=True)
@@ -214,20 +263,59 @@ class PlanManifest:
 
         ``strict`` (the writer's setting) also refuses unknown keys, which a reader ignores for newer plans' sake.
         """
-        raise NotImplementedError
+        from .manifest_json import read
+
+        return read(source, strict=strict)
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as a JSON-ready dict; ``from_json`` of it gives an equal manifest."""
-        raise NotImplementedError
+        from .manifest_json import write
 
-    def size_problem(self, size: Size3) -> str | None:
-        """None if ``size`` (voxels x, y, z) is legal, else a sentence that says what is."""
-        raise NotImplementedError
+        return write(self)
 
-    def spacing_problem(self, spacing: Float3) -> str | None:
-        """None if ``spacing`` (mm) is legal, else a sentence that says what is."""
-        raise NotImplementedError
+    def size_problem(self, size: Sequence[int]) -> str | None:
+        """None if ``size`` (voxels x, y, z) is legal, else a message that says what is."""
+        rule = self.sizes.rule
+        if rule.allows(size):
+            return None
+        problem = f"size {_by(size)} is not legal for plan '{self.name}': expected {rule.describe()}"
+        if len(size) != 3 or any(n < 1 for n in size):
+            return f"{problem} (voxels x, y, z). The default is {_by(self.sizes.default)}"
+        return f"{problem} (voxels x, y, z). The nearest legal size is {_by(rule.nearest((size[0], size[1], size[2])))}"
 
-    def fov_warning(self, size: Size3, spacing: Float3) -> str | None:
-        """A sentence if the field of view lies outside the training distribution, else None."""
-        raise NotImplementedError
+    def spacing_problem(self, spacing: Sequence[float]) -> str | None:
+        """None if ``spacing`` (mm x, y, z) is legal, else a message that says what is."""
+        legal = self.sizes.spacing
+        if legal.allows(spacing):
+            return None
+        return (
+            f"spacing {_by(spacing)} mm is not legal for plan '{self.name}': expected {legal.describe()}. "
+            f"The default is {_by(legal.default)} mm"
+        )
+
+    def fov_warning(self, size: Sequence[int], spacing: Sequence[float]) -> str | None:
+        """A message if the field of view (``size`` times ``spacing``) lies outside what training saw, else None."""
+        seen = self.sizes.fov
+        if seen is None:
+            return None
+        fov = tuple(n * mm for n, mm in zip(size, spacing, strict=True))
+        if _inside(fov, seen.low, seen.high):
+            return None
+        return (
+            f"the field of view, {_by(fov)} mm, is outside what plan '{self.name}' was trained on "
+            f"({_ranges(seen.low, seen.high)} mm), so expect worse anatomy. Change the size or the spacing"
+        )
+
+
+def _inside(values: Sequence[float], low: Float3, high: Float3) -> bool:
+    return all(
+        a * (1 - _ROUNDING) <= value <= b * (1 + _ROUNDING) for value, a, b in zip(values, low, high, strict=True)
+    )
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.6g}" for value in values)
+
+
+def _ranges(low: Float3, high: Float3) -> str:
+    return ", ".join(f"{axis} {a:.6g} to {b:.6g}" for axis, a, b in zip("xyz", low, high, strict=True))

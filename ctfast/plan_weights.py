@@ -1,16 +1,40 @@
-"""Reading a network's state dict back out of a plan."""
+"""Reading a network's state dict back out of a plan, so that training can go on from a plan's weights."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+from .manifest_checks import BACKEND_SECTIONS
+from .plan_layout import refuse
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from .plan import Plan
 
 
-def state_dict(plan: Plan, network: str) -> dict[str, NDArray[np.generic[Any]]]:
-    """The network's tensors by state-dict key, shapes as in the state dict; floating ones widened to float32."""
-    raise NotImplementedError
+def state_dict(plan: Plan, network: str) -> dict[str, NDArray[Any]]:
+    """The tensors of ``network`` by state-dict key, as new arrays in the state dict's shapes.
+
+    float16 tensors are widened to float32, which is what training wants; their values are those of the plan, so a plan
+    with float16 weights gives the trained weights rounded to float16. PlanError if the plan has no such network or no
+    table of its tensors.
+    """
+    import numpy as np
+
+    networks = plan.manifest.networks
+    if network not in networks:
+        refuse(plan.name, f"the plan has no network '{network}'; it has: {', '.join(networks)}", "Name one of these")
+    entry = networks[network]
+    if not entry.tensors:
+        what = f"the manifest does not tell where the tensors of network '{network}' are"
+        refuse(plan.name, what, "Build the plan again with: ctfast build, or give the checkpoint instead")
+    weights = plan.section(f"{network}/{BACKEND_SECTIONS[entry.backend][-1]}")
+    tensors: dict[str, NDArray[Any]] = {}
+    for key, tensor in entry.tensors.items():
+        dtype = np.dtype(tensor.dtype).newbyteorder("<")
+        flat = np.frombuffer(weights, dtype, count=math.prod(tensor.shape), offset=tensor.offset)
+        shaped = flat.reshape(tensor.shape[::-1]).T if tensor.transposed else flat.reshape(tensor.shape)
+        tensors[key] = np.array(shaped, np.float32 if tensor.dtype == "float16" else tensor.dtype, order="C")
+    return tensors

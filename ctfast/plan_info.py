@@ -1,0 +1,108 @@
+"""What ``ctfast info`` tells about a plan, as JSON-ready objects and as text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+_WIDTH = 100
+_INDENT = 16
+
+
+def summary(plan: Plan) -> dict[str, Any]:
+    """The manifest without its tables of tensors, with each network's size in bytes and with the file's own figures."""
+    value = plan.manifest.to_json()
+    lengths = {section.name: section.length for section in plan.sections}
+    for name, network in value["networks"].items():
+        del network["tensors"]
+        network["bytes"] = sum(length for section, length in lengths.items() if section.startswith(f"{name}/"))
+    return {
+        "path": plan.name,
+        "bytes": plan.file_size,
+        "identity": plan.identity,
+        **value,
+        "sections": [
+            {"name": section.name, "bytes": section.length, "sha256": section.sha256} for section in plan.sections
+        ],
+    }
+
+
+def describe(plan: Plan) -> str:
+    """A page of text for people and bug reports; one line or paragraph per subject, no line break at the end."""
+    manifest = plan.manifest
+    sizes, schedule, build = manifest.sizes, manifest.schedule, manifest.build
+    networks = summary(plan)["networks"]
+    rows: list[tuple[str, Sequence[str]]] = [
+        ("plan", [f"{manifest.name}, revision {manifest.revision} ({manifest.family}, {manifest.variant})"]),
+        ("file", [f"{plan.name}, {_size(plan.file_size)}", f"identity {plan.identity}"]),
+        (
+            "networks",
+            [
+                f"{name}: {network.backend}, {network.precision}, weights {network.weights_dtype}, "
+                f"{_size(networks[name]['bytes'])}"
+                for name, network in manifest.networks.items()
+            ],
+        ),
+        ("size", [f"default {_by(sizes.default)} voxels; legal: {sizes.rule.describe()}"]),
+        ("spacing", [f"default {_by(sizes.spacing.default)} mm; legal: {sizes.spacing.describe()}"]),
+    ]
+    if sizes.fov is not None:
+        rows.append(("field of view", [f"trained on {_by(sizes.fov.low)} to {_by(sizes.fov.high)} mm"]))
+    rows.append(("intensity", [_intensity(plan)]))
+    if manifest.modality.names:
+        names = ", ".join(
+            f"{code} {name}{' (default)' if code == manifest.modality.default else ''}"
+            for name, code in manifest.modality.names.items()
+        )
+        rows.append(("modality", [names]))
+    if manifest.labels is not None:
+        rows.append(("labels", [", ".join(f"{label} {name}" for label, name in manifest.labels.names.items())]))
+    conditions = [key.replace("_", " ") for key, given in vars(manifest.conditioning).items() if given]
+    rows += [
+        ("conditioning", [", ".join(conditions) or "none"]),
+        (
+            "schedule",
+            [f"{schedule.kind}; default {schedule.steps} steps of {schedule.solver}, time grid {schedule.time_grid}"],
+        ),
+        ("memory", [f"{_by(peak.size)}: {_size(peak.peak_bytes)}" for peak in manifest.memory] or ["not predicted"]),
+        (
+            "weights",
+            [f"{item.network}: {item.source}, {item.licence}, sha256 {item.sha256}" for item in manifest.weights],
+        ),
+        ("licence", [f"{manifest.licence.kind}: {manifest.licence.text}"]),
+    ]
+    if manifest.data is not None:
+        rows.append(("data", [f"{key}: {value}" for key, value in manifest.data.items()]))
+    rows.append(("built", [f"{build.date}, ctfast {build.ctfast}", build.command]))
+    return "\n".join(_row(label, items) for label, items in rows)
+
+
+def _row(label: str, items: Sequence[str]) -> str:
+    lines: list[str] = []
+    for item in items:
+        lines += textwrap.wrap(item, _WIDTH - _INDENT, break_long_words=False, break_on_hyphens=False) or [""]
+    return "\n".join(f"{label if i == 0 else '':<{_INDENT}}{line}".rstrip() for i, line in enumerate(lines))
+
+
+def _intensity(plan: Plan) -> str:
+    intensity = plan.manifest.intensity
+    low = "unlimited" if intensity.low is None else f"{intensity.low:g}"
+    high = "unlimited" if intensity.high is None else f"{intensity.high:g}"
+    return f"{intensity.kind}, {low} to {high} {intensity.unit}"
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.6g}" for value in values)
+
+
+def _size(count: int) -> str:
+    """Bytes in decimal units, as file managers and the size limits in the documents count them."""
+    if count < 1000:
+        return f"{count} bytes"
+    if count < 10**6:
+        return f"{count / 10**3:.1f} kB"
+    return f"{count / 10**6:.1f} MB" if count < 10**9 else f"{count / 10**9:.2f} GB"
