@@ -35,8 +35,8 @@ std::string useful_line(const std::string& text) {
     if (start == std::string::npos) continue;
     line.erase(0, start);
     if (fallback.empty()) fallback = line;
-    const bool is_location = line.starts_with("Exception from ") || line.starts_with("Check '") ||
-                             (line.starts_with("While ") && line.ends_with(":"));
+    const bool is_location =
+        line.starts_with("Exception from ") || line.starts_with("Check '") || line.starts_with("While ");
     if (!is_location) return line;
   }
   return fallback.empty() ? "no message" : fallback;

@@ -1,0 +1,231 @@
+"""The native runtime (csrc/bindings). Arrays go in as anything numpy understands and come out C-contiguous.
+
+Errors are the classes of ctfast.errors. Functions that take an ``observer`` call it as observer(stage, done, total)
+between network calls, on the calling thread; False cancels the request (CancelledError). Signal handlers run at the
+same places, so Ctrl-C surfaces as KeyboardInterrupt even without an observer. The interpreter lock is released
+everywhere else.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypedDict, type_check_only
+
+import numpy as np
+import numpy.typing as npt
+
+_Float32: TypeAlias = npt.NDArray[np.float32]
+_Observer: TypeAlias = Callable[[str, int, int], bool | None] | None
+_Size: TypeAlias = Sequence[int]
+
+@type_check_only
+class _Cpu(TypedDict):
+    avx2: bool
+    avx512: bool
+    avx512_bf16: bool
+    amx_bf16: bool
+    bf16: bool  # whether bf16 networks run in hardware
+
+@type_check_only
+class _BuildInfo(TypedDict):
+    openvino: str
+    compiler: str
+    cpu: _Cpu
+    threads: int  # what threads=0 means here: affinity mask and container quota
+
+def build_info() -> _BuildInfo: ...
+def fill_normal(seed: int, sample: int, shape: Sequence[int]) -> _Float32:
+    """Standard normal noise: Philox 4x32-10, Box-Muller. Element i depends on (seed, sample, i) alone."""
+
+def philox4x32(counter: Sequence[int], key: Sequence[int]) -> list[int]:
+    """Ten rounds: four 32-bit words from a counter of four and a key of two. For known-answer tests."""
+
+def rflow_time_grid(
+    steps: int,
+    latent_voxels: int,
+    mode: str = "monai",
+    *,
+    train_steps: int = 1000,
+    base_voxels: int = 32768,
+    spatial_dim: int = 3,
+    transform: bool = True,
+    steps_offset: int = 0,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(t, dt): what the denoiser is told at each step (0..1000, decreasing), and each step's length in flow time.
+
+    ``mode``: "monai" (half-precision t, truncated next t) or "exact".
+    """
+
+def integrate(
+    solver: str,
+    t: Sequence[float] | npt.NDArray[np.float64],
+    dt: Sequence[float] | npt.NDArray[np.float64],
+    velocity: Callable[[_Float32, float], npt.ArrayLike],
+    x: npt.ArrayLike,
+    observer: _Observer = None,
+) -> _Float32:
+    """Integrate dx = velocity(x, t) dt from noise ``x``. Solvers: euler, heun, ab2, dpmpp_2m, unipc."""
+
+def window_starts(volume: _Size, window: _Size, overlap: float) -> tuple[list[list[int]], list[int]]:
+    """First voxel of each window, and the windows' size (cut to the volume)."""
+
+def gaussian_window(window: _Size, sigma_scale: float = 0.125) -> _Float32:
+    """Blending weights of a window."""
+
+def label_bits(labels: npt.NDArray[np.uint16], bits: int) -> _Float32:
+    """(bits, x, y, z): channel k is bit k of each label, 0.0 or 1.0."""
+
+def to_hu(
+    image: npt.ArrayLike,
+    labels: npt.NDArray[np.uint16] | None = None,
+    scale: float = 2000.0,
+    offset: float = -1000.0,
+    low: float = -1000.0,
+    high: float = 1000.0,
+    air: int = -1000,
+    rounding: str = "nearest",
+) -> npt.NDArray[np.int16]:
+    """clamp(image * scale + offset, low, high) as int16, ``air`` where labels are 0.
+
+    ``rounding``: "nearest" or "truncate". RequestError on NaN or Inf.
+    """
+
+class Plan:
+    """The plan file, memory-mapped and checked. PlanError says what is wrong with it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def file_size(self) -> int: ...
+    @property
+    def manifest(self) -> str: ...
+    @property
+    def sections(self) -> list[tuple[str, int, int, str]]:
+        """(name, offset, length, sha256 in hexadecimal) in file order."""
+
+    def section(self, name: str) -> memoryview:
+        """Read-only bytes; the view keeps the plan open."""
+
+    def verify(self, observer: _Observer = None) -> None:
+        """Compare every section's checksum; reports stage "verify" in bytes."""
+
+class Session:
+    """What runs one network. May be shared between threads: each call waits for the one before it."""
+
+    @property
+    def inputs(self) -> list[str]: ...
+    @property
+    def outputs(self) -> list[str]: ...
+    def run(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
+        """Run once. Floating inputs become float32; integer ones must be int64 or uint8. The results are copies."""
+
+class OpenVINOSession(Session):
+    """A network on the CPU, from ``<network>/model.xml`` and ``<network>/model.bin`` of a plan, used in place.
+
+    ``precision`` is "fp32" or "bf16"; DeviceError for bf16 on a processor without it. ``threads`` 0 means all that
+    affinity and container quota allow. Inputs in ``drop`` stay zero and are compiled away. ``cache_dir`` keeps compiled
+    networks between processes.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        network: str,
+        precision: str,
+        threads: int = 0,
+        drop: Sequence[str] = [],
+        cache_dir: str = "",
+    ) -> None: ...
+    @staticmethod
+    def from_bytes(
+        xml: str | bytes,
+        weights: bytes,
+        *,
+        name: str = "network",
+        precision: str = "fp32",
+        threads: int = 0,
+        drop: Sequence[str] = [],
+        cache_dir: str = "",
+    ) -> OpenVINOSession:
+        """The same from an OpenVINO IR in memory."""
+
+    @property
+    def precision(self) -> Literal["bf16", "fp32"]:
+        """As OpenVINO reports it for the network compiled last; before the first run, as asked for."""
+
+    @property
+    def compiled_shapes(self) -> int:
+        """How many sets of input shapes are compiled now (3 at most)."""
+
+    @property
+    def compiled_operations(self) -> list[str]:
+        """OpenVINO's operations in the network compiled last; empty before the first run."""
+
+class CallableSession(Session):
+    """A network that is a Python function: dict of arrays in (copies), dict of arrays out."""
+
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        function: Callable[[dict[str, npt.NDArray[Any]]], Mapping[str, npt.ArrayLike]],
+    ) -> None: ...
+
+def sample(
+    denoiser: Session,
+    controlnet: Session | None,
+    *,
+    shape: Sequence[int],
+    seed: int,
+    sample: int = 0,
+    latents: npt.ArrayLike | None = None,
+    method: str = "flow",
+    t: Sequence[float] | npt.NDArray[np.float64] = ...,
+    dt: Sequence[float] | npt.NDArray[np.float64] = ...,
+    solver: str = "euler",
+    beta_start: float = 0.0,
+    beta_end: float = 0.0,
+    train_steps: int = 1000,
+    steps: int = 1000,
+    eta: float = 0.0,
+    class_label: int | None = None,
+    spacing: Sequence[float] | None = None,
+    top_region: Sequence[float] | None = None,
+    bottom_region: Sequence[float] | None = None,
+    condition: npt.ArrayLike | None = None,
+    control_scale: float = 1.0,
+    guidance: float = 0.0,
+    guidance_kind: str = "none",
+    observer: _Observer = None,
+) -> _Float32:
+    """From noise to a latent of ``shape`` (channels, x, y, z). Reports stage "sample" in steps.
+
+    ``latents`` replaces the noise of (seed, sample). ``method`` flow: ``t``, ``dt`` of rflow_time_grid, ``solver``;
+    ddpm and ddim: betas, ``train_steps``, ``steps``, and ``eta`` for ddim. ``spacing`` in mm and regions as one-hot
+    weights of four: the networks are given 100 times these. ``condition`` is the ControlNet's condition embedding,
+    (1 or 2, C0, x, y, z), the second one of the mask without tumours. ``guidance`` 0 is one conditional pass, otherwise
+    the prediction is u + guidance * (c - u) from a batch of two, ``guidance_kind`` "modality" or "tumour". Conditions
+    that the networks do not take are ignored.
+    """
+
+def decode(
+    session: Session,
+    latent: npt.ArrayLike,
+    scale_factor: float,
+    compression: _Size = (4, 4, 4),
+    window: _Size | None = None,
+    overlap: float = 0.4,
+    observer: _Observer = None,
+) -> _Float32:
+    """(X, Y, Z) from a latent (channels, x, y, z): whole, or in Gaussian-blended windows of latent voxels as MONAI's.
+
+    As in the official scripts, a latent of no more voxels than the window has is decoded whole. Reports stage "decode"
+    in network calls.
+    """
+
+def encode(
+    session: Session, image: npt.ArrayLike, compression: _Size = (4, 4, 4), observer: _Observer = None
+) -> tuple[_Float32, _Float32]:
+    """(mean, log_variance), each (channels, x, y, z), of an image (X, Y, Z) in the network's units."""
