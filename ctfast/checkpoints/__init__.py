@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctfast.checkpoints.folder import find_folder, sha256_of
-from ctfast.checkpoints.layouts import detect, load_into
+from ctfast.checkpoints.layouts import detect, load_into, networks_of
 from ctfast.checkpoints.reader import Checkpoint, read_checkpoint
 
-__all__ = ["Checkpoint", "detect", "find_folder", "load_into", "read_checkpoint", "sha256_of"]
+__all__ = ["Checkpoint", "detect", "find_folder", "load_into", "networks_of", "read_checkpoint", "sha256_of"]

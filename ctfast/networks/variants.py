@@ -12,7 +12,7 @@ from ctfast.networks.mask_unet import MaskUNetConfig
 from ctfast.networks.network_set import MASK_AUTOENCODER, ROLES, NetworkSet
 from ctfast.networks.unet import DenoiserConfig
 
-__all__ = ["ROLES", "VARIANTS", "NetworkSet", "Variant", "variant"]
+__all__ = ["ROLES", "VARIANTS", "NetworkSet", "Variant", "other_variant", "variant"]
 
 OPEN_MODEL = Licence("open-model", "NVIDIA Open Model License: commercial use allowed under its terms")
 NON_COMMERCIAL = Licence("non-commercial", "NVIDIA OneWay Noncommercial License: research and evaluation only")
@@ -22,9 +22,8 @@ NON_COMMERCIAL = Licence("non-commercial", "NVIDIA OneWay Noncommercial License:
 class Variant:
     """A published model.
 
-    ``autoencoder_file`` is the VAE that belongs to it: files v1 and v2 have the same shapes, and the wrong one gives
-    plausible but wrong images. ``scale_factors`` are values known from released files, to tell a mix-up; the value
-    that counts is always the checkpoint's own.
+    ``source`` is where its publisher keeps the weights, on Hugging Face. ``scale_factors`` are values known from
+    released files, which tell a mix-up of files of the same shapes; the value that counts is the checkpoint's own.
     """
 
     name: str
@@ -32,7 +31,6 @@ class Variant:
     networks: NetworkSet
     licence: Licence
     source: str
-    autoencoder_file: str = "autoencoder_v1.pt"
     scale_factors: tuple[float, ...] = ()
 
 
@@ -55,7 +53,6 @@ VARIANTS: dict[str, Variant] = {
             _IMAGE_ONLY,
             NON_COMMERCIAL,
             "nvidia/NV-Generate-MR",
-            autoencoder_file="autoencoder_v2.pt",
             scale_factors=(0.96240234375,),
         ),
         Variant(
@@ -63,7 +60,7 @@ VARIANTS: dict[str, Variant] = {
             "maisi-v2",
             _IMAGE_ONLY,
             Licence(OPEN_MODEL.kind, OPEN_MODEL.text + "; its training data (MR-RATE) is CC BY-NC-SA"),
-            "nvidia/NV-Generate-MR-Brain",
+            "nvidia/NV-Generate-MR-Brain (its autoencoder: nvidia/NV-Generate-CT)",
             scale_factors=(0.9696779847145081, 0.9704500436782837),
         ),
         Variant("ddpm-ct", "maisi-v1", _DDPM_CT, OPEN_MODEL, "nvidia/NV-Generate-CT"),
@@ -80,3 +77,13 @@ def variant(name: str) -> Variant:
     if name not in VARIANTS:
         raise RequestError(f"unknown variant {name!r}; known are {', '.join(VARIANTS)}")
     return VARIANTS[name]
+
+
+def other_variant(name: str, scale_factor: float) -> str | None:
+    """The published model that is known by this scale factor, if it is another than ``name``: a sign of mixed-up files."""
+    if any(abs(scale_factor - known) < 1e-6 for known in VARIANTS[name].scale_factors):
+        return None
+    for entry in VARIANTS.values():
+        if any(abs(scale_factor - known) < 1e-6 for known in entry.scale_factors):
+            return entry.name
+    return None
