@@ -1,0 +1,1 @@
+"""File formats of images and label maps, the preview, and atomic writing."""

@@ -1,0 +1,98 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from ..errors import OutputError
+
+_CHUNK = 1 << 20
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """An OutputError that says why ``path`` cannot be written and what to do about it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        why, remedy = "the disk is full", "Free some space or write to another disk"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        why, remedy = "permission was denied", "Choose a folder that you may write to"
+    elif error.errno in (errno.ENOENT, errno.ENOTDIR):
+        why, remedy = f"the folder '{path.parent}' does not exist", "Make it first or choose another"
+    elif error.errno == errno.EISDIR:
+        why, remedy = "it is a folder", "Give the name of a file"
+    elif error.errno == errno.ENAMETOOLONG:
+        why, remedy = "the name is too long", "Choose a shorter one"
+    else:
+        why, remedy = error.strerror or str(error), "Check the path and the disk"
+    return OutputError(f"cannot write '{path}': {why}. {remedy}.")
+
+
+class OutputFiles:
+    """A group of files that are written beside their targets and put in place together.
+
+    Used as a context manager: ``add`` writes each file under a temporary name in its target's folder; leaving the block
+    moves all of them to their names, in the order they were added. When the block raises (Ctrl-C included), nothing is
+    left behind and files that already were there stay as they were.
+    """
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[Path, Path]] = []
+
+    def __enter__(self) -> OutputFiles:
+        return self
+
+    def add(self, path: Path, write: Callable[[BinaryIO], object]) -> str:
+        """Let ``write`` fill the file that becomes ``path``; returns its SHA-256 in hexadecimal.
+
+        OutputError: no space, no permission, no such folder.
+        """
+        if path.is_dir():
+            raise output_error(path, OSError(errno.EISDIR, ""))
+        temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.part")
+        try:
+            self._pending.append((temporary, path))
+            with open(temporary, "xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            return sha256_of(temporary)
+        except OSError as error:
+            raise output_error(path, error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._commit()
+        finally:
+            for temporary, _ in self._pending:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+
+    def _commit(self) -> None:
+        for temporary, path in self._pending:
+            _move(temporary, path)
+
+
+def _move(temporary: Path, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
