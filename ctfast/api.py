@@ -1,0 +1,208 @@
+"""The functions of ``import ctfast``: generate, load, encode, decode and build."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import Engine
+from .errors import RequestError
+from .io.latent import LatentFile
+from .locate import checked_device, plan_path
+from .manifest import Float3
+from .observer import Cancel, Progress
+from .request import Request
+from .volume import Volume
+
+EngineLike = Engine | str | os.PathLike[str] | None
+
+
+def generate(
+    engine: EngineLike = None,
+    size: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    steps: int | None = None,
+    solver: str | None = None,
+    time_grid: str | None = None,
+    seed: int = 0,
+    mask: Any = None,
+    latents: Any = None,
+    modality: str | int | None = None,
+    guidance: float | None = None,
+    decode: str = "exact",
+    device: str = "auto",
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+    *,
+    sample: int = 0,
+    regions: tuple[str, str] | None = None,
+    window: Sequence[int] | None = None,
+    overlap: float | None = None,
+) -> Volume:
+    """Generate one volume. Every argument is optional; None means the plan's own default.
+
+    Args:
+        engine: Path of a plan, name of an embedded plan, a loaded Engine, or None for the embedded default.
+        size: Voxels (x, y, z), legal for the plan.
+        spacing: Millimetres per voxel (x, y, z).
+        steps: Steps of the solver, 1 to 1000.
+        solver: For rectified flow euler, heun, ab2, dpmpp_2m or unipc; for DDPM plans ddpm or ddim.
+        time_grid: "monai", the official scripts' rounded times, or "exact". Unless given, solvers other than euler
+            use "exact".
+        seed: 0 to 2^64 - 1. The same seed gives the same volume on any number of threads.
+        mask: Label map in the plan's vocabulary that the volume shall follow: path, nibabel image, array (x, y, z) in
+            RAS+, pair (array, affine), LabelMap or Volume with labels. It must have the request's size and spacing,
+            which it sets if they are not given. Where it is 0 the volume is air.
+        latents: Noise to start from instead of the seed's, (channels, x, y, z).
+        modality: Name or code among the plan's.
+        guidance: Scale from 0 (none) on: away from "no modality", or with a mask away from "no tumour".
+        decode: "exact" decodes the whole volume at once; "windowed" in overlapping windows with intensities truncated
+            to integers, as the official scripts do.
+        device: "auto" or "cpu".
+        progress: Called as progress(stage, done, total) between network calls; returning False cancels.
+        cancel: Function or threading.Event that says whether to stop.
+        sample: Number of the volume in a set that shares one seed: other numbers give other volumes.
+        regions: (top, bottom) of head, thorax, abdomen, pelvis, for plans that take them.
+        window: Latent voxels of a window, for decode="windowed"; (80, 80, 80) unless given.
+        overlap: Fraction that windows overlap by; 0.4 unless given.
+
+    Raises:
+        RequestError: The plan cannot serve the request; the message lists everything that is wrong with it.
+        PlanError: The plan is missing or damaged.
+        DeviceError: The device is not available; MemoryBudgetError: it has too little memory.
+        CancelledError: ``progress`` or ``cancel`` asked to stop.
+    """
+    request = Request(
+        size=size,
+        spacing=spacing,
+        steps=steps,
+        solver=solver,
+        time_grid=time_grid,
+        seed=seed,
+        sample=sample,
+        mask=mask,
+        latents=latents,
+        modality=modality,
+        guidance=guidance,
+        regions=regions,
+        decode=decode,
+        window=window,
+        overlap=overlap,
+    )
+    return _engine(engine, device).run(request, progress, cancel)
+
+
+def load(
+    plan: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    threads: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Engine:
+    """Open a plan for repeated use.
+
+    Args:
+        plan: Path of a plan, name of an embedded one, or None for the embedded default.
+        device: "auto" or "cpu".
+        precision: "bf16", "fp32", or None for the plan's own where the processor has it, else fp32.
+        threads: Number of threads; None for all that affinity and container allow.
+        cache_dir: Folder in which compiled networks are kept between processes; None for none.
+
+    Raises:
+        PlanError: The plan is missing or damaged.
+        DeviceError: The device, or bf16 on it, is not available.
+    """
+    return Engine(plan, device=device, precision=precision, threads=threads, cache_dir=cache_dir)
+
+
+def encode(
+    image: Any,
+    affine: Any = None,
+    *,
+    engine: EngineLike = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+) -> NDArray[np.float32]:
+    """The latent of an image: the mean of the VAE's posterior times the plan's scale factor, float32 (channels, x, y, z).
+
+    ``image`` is a path, nibabel image, Volume, pair (array, affine), or an array (with ``affine``; without it is taken
+    to be in RAS+). It is reoriented to RAS+ and must have a legal size. RequestError: it cannot be used.
+    """
+    return _engine(engine, device).encode(image, affine, progress=progress, cancel=cancel)
+
+
+def decode(
+    latent: Any,
+    *,
+    engine: EngineLike = None,
+    spacing: Float3 | None = None,
+    affine: Any = None,
+    decode: str = "exact",
+    device: str = "auto",
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+) -> Volume:
+    """The volume of a latent as ``encode`` gives it: an array (channels, x, y, z) or the path of an .npz with one.
+
+    ``affine`` places the volume; without it ``spacing`` (or the plan's default) does, with the centre at (0, 0, 0).
+    ``decode`` as in ``generate``. RequestError: shape or values that the plan cannot decode.
+    """
+    if isinstance(latent, str | os.PathLike):
+        stored = LatentFile.load(latent)
+        latent = stored.latent
+        affine = stored.affine if affine is None and spacing is None else affine
+    loaded = _engine(engine, device)
+    return loaded.decode(latent, spacing=spacing, affine=affine, decode=decode, progress=progress, cancel=cancel)
+
+
+def build(
+    model: str,
+    weights: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    backend: str = "openvino",
+    precision: str = "bf16",
+    **options: Any,
+) -> Path:
+    """Make a plan from checkpoints and return its path; needs the extra ``ctfast[export]``.
+
+    ``model`` is a variant or family by name, ``weights`` the folder (or file) with its checkpoints; ``options`` are those
+    of ``ctfast.export.build``.
+    """
+    try:
+        exporter = import_module("ctfast.export")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "ctfast":
+            raise
+        raise RequestError(
+            f"building plans needs '{error.name}', which is not installed: pip install 'ctfast[export]'"
+        ) from error
+    return Path(exporter.build(model, weights=weights, output=output, backend=backend, precision=precision, **options))
+
+
+_lock = threading.Lock()
+_latest: tuple[tuple[object, ...], Engine] | None = None
+
+
+def _engine(engine: EngineLike, device: str) -> Engine:
+    """The engine to use. The one loaded last is kept, so that calls in a row with the same plan load it once."""
+    global _latest
+    if isinstance(engine, Engine):
+        if checked_device(device) != engine.device:
+            raise RequestError(f"the engine is loaded on '{engine.device}'; expected device 'auto', found '{device}'")
+        return engine
+    path = plan_path(engine).resolve()
+    status = path.stat()
+    key = (path, status.st_size, status.st_mtime_ns, checked_device(device))
+    with _lock:
+        if _latest is None or _latest[0] != key:
+            _latest = None
+            _latest = (key, Engine(path, device=device))
+        return _latest[1]
