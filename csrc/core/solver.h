@@ -11,11 +11,13 @@
 namespace ctfast {
 
 enum class Solver {
-  euler,     // order 1, one call per step: float32 x + v * dt, as MONAI's RFlowScheduler.step
-  heun,      // order 2, two calls per step (the second at the step's end, t = 0 in the last step)
-  ab2,       // order 2, one call: variable-step Adams-Bashforth, Euler in the first step
-  dpmpp_2m,  // order 2, one call: DPM-Solver++(2M) (Lu et al., 2022) on the data prediction x + s * v
-  unipc,     // order 2, one call: UniPC-2 with corrector, B2(h) (Zhao et al., 2023), on the data prediction
+  euler,  // order 1, one call per step: float32 x + v * dt, as MONAI's RFlowScheduler.step
+  heun,   // order 2, two calls per step (the second at the step's end, t = 0 in the last step)
+  ab2,    // order 2, one call: variable-step Adams-Bashforth, Euler in the first step
+  // One call per step, on the data prediction x + s * v; first order in the first step and in one that ends at s = 0.
+  // They expand in log((1 - s) / s), infinite at both ends: order 2 between them, h^2 log(1/h) over the whole flow.
+  dpmpp_2m,  // DPM-Solver++(2M) (Lu et al., 2022)
+  unipc,     // UniPC-2 with corrector, B2(h) (Zhao et al., 2023)
 };
 
 // Writes the velocity at (x, t) to v; t is in 0..train_steps.

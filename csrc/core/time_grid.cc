@@ -40,9 +40,8 @@ template <class Real>
 std::vector<double> transformed_times(std::int64_t steps, std::int64_t latent_voxels, const RFlowOptions& options) {
   const auto train_steps = static_cast<double>(options.train_steps);
   const Real size_ratio = static_cast<Real>(latent_voxels) / static_cast<Real>(options.base_voxels);
-  // Through double, so that float's result is the correctly rounded one whatever the C library.
-  const Real exponent = static_cast<Real>(1.0 / options.spatial_dim);
-  const Real ratio = static_cast<Real>(std::pow(static_cast<double>(size_ratio), static_cast<double>(exponent)));
+  // The power of a float32 scalar tensor is taken in double there too.
+  const Real ratio = static_cast<Real>(std::pow(static_cast<double>(size_ratio), 1.0 / options.spatial_dim));
   std::vector<double> times;
   for (std::int64_t i = 0; i < steps; ++i) {
     const double plain = (1.0 - static_cast<double>(i) / static_cast<double>(steps)) * train_steps;
