@@ -49,4 +49,6 @@ def printable(data: bytes) -> str:
 
 def refuse(name: str, what: str, remedy: str) -> NoReturn:
     """Raise the PlanError about the file ``name``: what is wrong with it, and what to do."""
-    raise PlanError(f"'{name}': {what}. {remedy}")
+    # The name may be in any script, but must not send control codes to a terminal.
+    shown = re.sub(r"[\x00-\x1f\x7f]", lambda match: printable(match[0].encode()), name)
+    raise PlanError(f"'{shown}': {what}. {remedy}")

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <initializer_list>
+#include <optional>
 #include <unordered_set>
 
 #include "file_kind.h"
@@ -106,26 +108,40 @@ std::string_view name_problem(std::string_view name) {
 
 std::string number(std::uint64_t value) { return std::to_string(value); }
 
-[[noreturn]] void refuse(PlanFault fault, const std::string& name, const std::string& what, std::string_view remedy) {
-  throw PlanRefused(fault, "'" + name + "': " + what + ". " + std::string(remedy));
+// What is wrong with the file `name`, in pieces, and what to do about it.
+[[noreturn]] void refuse(PlanFault fault, const std::string& name, std::initializer_list<std::string_view> what,
+                         std::string_view remedy) {
+  std::string message = "'";
+  for (const char c : name) {  // may be in any script, but must not send control codes to a terminal
+    const bool control = static_cast<unsigned char>(c) < ' ' || c == '\x7f';
+    message += control ? printable({&c, 1}) : std::string(1, c);
+  }
+  message += "': ";
+  for (const std::string_view piece : what) message += piece;
+  message += ". ";
+  message += remedy;
+  throw PlanRefused(fault, message);
 }
 
 void check_size_and_magic(const std::string& name, std::span<const std::byte> bytes) {
   const std::string_view head = as_text(bytes.first(std::min(bytes.size(), kFileKindBytes)));
   const bool ours = head.starts_with(kMagic.substr(0, std::min(head.size(), kMagic.size())));
   const std::optional<FileKind> kind = ours ? std::nullopt : file_kind(bytes);
-  const std::string looks = kind ? "; it looks like " + std::string(kind->looks_like) : "";
+  const std::string_view looks = kind ? "; it looks like " : "";
+  const std::string_view looks_like = kind ? kind->looks_like : "";
+  const std::string_view remedy = ours ? kAgain : kind ? kind->remedy : kGivePlan;
+  if (bytes.empty()) refuse(PlanFault::size, name, {"the file is empty"}, remedy);
   if (bytes.size() < kHeaderBytes) {
-    const std::string found = bytes.empty() ? "the file is empty"
-                                            : "the file has " + number(bytes.size()) + " bytes, fewer than the " +
-                                                  number(kHeaderBytes) + " of a plan's header";
-    refuse(PlanFault::size, name, found + looks, ours ? kAgain : kind ? kind->remedy : kGivePlan);
+    refuse(PlanFault::size, name,
+           {"the file has ", number(bytes.size()), " bytes, fewer than the ", number(kHeaderBytes),
+            " of a plan's header", looks, looks_like},
+           remedy);
   }
   if (!ours) {
     refuse(PlanFault::magic, name,
-           "this is not a plan: it begins with '" + printable(head.substr(0, kMagic.size())) + "' where a plan has '" +
-               std::string(kMagic) + "'" + looks,
-           kind ? kind->remedy : kGivePlan);
+           {"this is not a plan: it begins with '", printable(head.substr(0, kMagic.size())), "' where a plan has '",
+            kMagic, "'", looks, looks_like},
+           remedy);
   }
 }
 
@@ -133,20 +149,18 @@ void check_version(const std::string& name, std::span<const std::byte> bytes) {
   const auto version = little_endian<std::uint32_t>(bytes, 8);
   const auto oldest_reader = little_endian<std::uint32_t>(bytes, 12);
   if (oldest_reader > kPlanFormatVersion) {
-    std::string release;
-    for (const std::size_t at : {16, 18, 20}) {
-      release += (release.empty() ? "" : ".") + number(little_endian<std::uint16_t>(bytes, at));
-    }
+    const auto release = [&](std::size_t at) { return number(little_endian<std::uint16_t>(bytes, at)); };
     refuse(PlanFault::version, name,
-           "the plan was made for a newer ctfast: it has format version " + number(version) +
-               " and needs a reader of version " + number(oldest_reader) + ", and this ctfast reads version " +
-               number(kPlanFormatVersion) + "; it needs ctfast " + release + " or newer",
+           {"the plan was made for a newer ctfast: it has format version ", number(version),
+            " and needs a reader of version ", number(oldest_reader), ", and this ctfast reads version ",
+            number(kPlanFormatVersion), "; it needs ctfast ", release(16), ".", release(18), ".", release(20),
+            " or newer"},
            "Upgrade with: pip install -U ctfast");
   }
   if (version < kOldestReadable) {
     refuse(PlanFault::version, name,
-           "the plan has format version " + number(version) + ", and this ctfast reads from version " +
-               number(kOldestReadable) + " on",
+           {"the plan has format version ", number(version), ", and this ctfast reads from version ",
+            number(kOldestReadable), " on"},
            "Build it again with: ctfast build");
   }
 }
@@ -167,16 +181,16 @@ std::shared_ptr<Plan> Plan::open(const std::string& path) {
     }
   };
   const auto unreadable = [&](int error) {
-    refuse(PlanFault::file, path, std::string("the file cannot be read: ") + std::strerror(error),
+    refuse(PlanFault::file, path, {"the file cannot be read: ", std::strerror(error)},
            "Check the path and its permissions");
   };
   struct stat info{};
   // Asked before opening, since opening a pipe would wait for its other end.
   const bool absent = path.find('\0') != path.npos || (stat(path.c_str(), &info) != 0 && errno == ENOENT);
-  if (absent) refuse(PlanFault::file, path, "there is no such file", kGivePlan);
+  if (absent) refuse(PlanFault::file, path, {"there is no such file"}, kGivePlan);
   if (info.st_mode == 0) unreadable(errno);
-  if (S_ISDIR(info.st_mode)) refuse(PlanFault::file, path, "this is a folder, not a plan", kGivePlan);
-  if (!S_ISREG(info.st_mode)) refuse(PlanFault::file, path, "this is not a regular file", kGivePlan);
+  if (S_ISDIR(info.st_mode)) refuse(PlanFault::file, path, {"this is a folder, not a plan"}, kGivePlan);
+  if (!S_ISREG(info.st_mode)) refuse(PlanFault::file, path, {"this is not a regular file"}, kGivePlan);
 
   const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   if (file.fd < 0 || fstat(file.fd, &info) != 0) unreadable(errno);
@@ -187,14 +201,14 @@ std::shared_ptr<Plan> Plan::open(const std::string& path) {
   const std::shared_ptr<Plan> plan(new Plan({static_cast<const std::byte*>(memory), size}, path));
   plan->mapped_ = true;  // from here on the destructor unmaps, also when a check throws
   plan->read_header();
-  plan->read_table();
+  plan->read_sections(plan->read_table());
   return plan;
 }
 
 std::shared_ptr<Plan> Plan::parse(std::span<const std::byte> bytes, std::string name) {
   std::shared_ptr<Plan> plan(new Plan(bytes, std::move(name)));
   plan->read_header();
-  plan->read_table();
+  plan->read_sections(plan->read_table());
   return plan;
 }
 
@@ -202,33 +216,33 @@ void Plan::read_header() {
   check_size_and_magic(name_, bytes_);
   check_version(name_, bytes_);
   if (sha256(bytes_.first(kHeaderChecked)) != digest_at(bytes_, kHeaderChecked)) {
-    refuse(PlanFault::header, name_, "the checksum of the header does not match: the file was altered or damaged",
+    refuse(PlanFault::header, name_, {"the checksum of the header does not match: the file was altered or damaged"},
            kAgain);
   }
   const auto expected = little_endian<std::uint64_t>(bytes_, 24);
   if (bytes_.size() != expected) {
     const bool shorter = bytes_.size() < expected;
     refuse(shorter ? PlanFault::truncated : PlanFault::appended, name_,
-           (shorter ? "the file is truncated: expected " : "bytes were appended to the file: expected ") +
-               number(expected) + " bytes, found " + number(bytes_.size()),
+           {shorter ? "the file is truncated: expected " : "bytes were appended to the file: expected ",
+            number(expected), " bytes, found ", number(bytes_.size())},
            kAgain);
   }
 }
 
-void Plan::read_table() {
+std::span<const std::byte> Plan::read_table() {
   const std::uint64_t size = bytes_.size();
   const auto table_offset = little_endian<std::uint64_t>(bytes_, 80);
   const auto count = little_endian<std::uint32_t>(bytes_, 88);
   if (table_offset < kHeaderBytes || table_offset > size || count > (size - table_offset) / kEntryBytes) {
     refuse(PlanFault::table, name_,
-           "the section table (" + number(count) + " sections, at byte " + number(table_offset) +
-               ") does not lie between the header and the end of the file at " + number(size),
+           {"the section table (", number(count), " sections, at byte ", number(table_offset),
+            ") does not lie between the header and the end of the file at ", number(size)},
            kAgain);
   }
   const std::span<const std::byte> table = bytes_.subspan(table_offset, count * kEntryBytes);
   if (sha256(table) != digest_at(bytes_, 96)) {
-    refuse(PlanFault::table, name_, "the checksum of the section table does not match: the file was altered or damaged",
-           kAgain);
+    refuse(PlanFault::table, name_,
+           {"the checksum of the section table does not match: the file was altered or damaged"}, kAgain);
   }
 
   const auto manifest_offset = little_endian<std::uint64_t>(bytes_, 32);
@@ -236,58 +250,63 @@ void Plan::read_table() {
   const std::uint64_t table_end = table_offset + table.size();
   if (manifest_offset < table_end || manifest_offset > size || manifest_length > size - manifest_offset) {
     refuse(PlanFault::manifest, name_,
-           "the manifest (" + number(manifest_length) + " bytes, at byte " + number(manifest_offset) +
-               ") does not lie between the section table and the end of the file at " + number(size),
+           {"the manifest (", number(manifest_length), " bytes, at byte ", number(manifest_offset),
+            ") does not lie between the section table and the end of the file at ", number(size)},
            kAgain);
   }
   const std::span<const std::byte> manifest = bytes_.subspan(manifest_offset, manifest_length);
   if (sha256(manifest) != digest_at(bytes_, 48)) {
-    refuse(PlanFault::manifest, name_, "the checksum of the manifest does not match: the file was altered or damaged",
+    refuse(PlanFault::manifest, name_, {"the checksum of the manifest does not match: the file was altered or damaged"},
            kAgain);
   }
   manifest_ = as_text(manifest);
-  if (!is_utf8(manifest_)) refuse(PlanFault::manifest, name_, "the manifest is not UTF-8 text", kAgain);
+  if (!is_utf8(manifest_)) refuse(PlanFault::manifest, name_, {"the manifest is not UTF-8 text"}, kAgain);
+  return table;
+}
 
+void Plan::read_sections(std::span<const std::byte> table) {
+  const std::uint64_t size = bytes_.size();
+  const std::size_t count = table.size() / kEntryBytes;
   sections_.reserve(count);
   std::unordered_set<std::string_view> names;
-  std::uint64_t end = manifest_offset + manifest_length;
+  std::uint64_t end = little_endian<std::uint64_t>(bytes_, 32) + manifest_.size();
   for (std::size_t i = 0; i < count; ++i) {
     const std::span<const std::byte> entry = table.subspan(i * kEntryBytes, kEntryBytes);
     const auto name_length = little_endian<std::uint16_t>(entry, 48);
-    const std::string which = "section " + number(i + 1) + " of " + number(count);
+    const std::string which = std::string("section ").append(number(i + 1)).append(" of ").append(number(count));
     if (name_length > kNameBytes) {
       refuse(PlanFault::name, name_,
-             "the name of " + which + " is too long: at most " + number(kNameBytes) + " characters, found " +
-                 number(name_length),
+             {"the name of ", which, " is too long: at most ", number(kNameBytes), " characters, found ",
+              number(name_length)},
              kAgain);
     }
     PlanSection section{.name = as_text(entry.subspan(64, name_length)),
                         .offset = little_endian<std::uint64_t>(entry, 0),
                         .length = little_endian<std::uint64_t>(entry, 8),
                         .sha256 = digest_at(entry, 16)};
-    const std::string quoted = "'" + printable(section.name) + "'";
+    const std::string quoted = std::string("'").append(printable(section.name)).append("'");
     if (const std::string_view problem = name_problem(section.name); !problem.empty()) {
-      refuse(PlanFault::name, name_, "the name of " + which + ", " + quoted + ", " + std::string(problem), kAgain);
+      refuse(PlanFault::name, name_, {"the name of ", which, ", ", quoted, ", ", problem}, kAgain);
     }
     if (!names.insert(section.name).second) {
-      refuse(PlanFault::name, name_, "the name of " + which + ", " + quoted + ", is given twice", kAgain);
+      refuse(PlanFault::name, name_, {"the name of ", which, ", ", quoted, ", is given twice"}, kAgain);
     }
     if (section.offset > size || section.length > size - section.offset) {
       refuse(PlanFault::bounds, name_,
-             "section " + quoted + " (" + number(section.length) + " bytes, at byte " + number(section.offset) +
-                 ") reaches past the end of the file at " + number(size),
+             {"section ", quoted, " (", number(section.length), " bytes, at byte ", number(section.offset),
+              ") reaches past the end of the file at ", number(size)},
              kAgain);
     }
     if (section.offset < end) {
       refuse(PlanFault::overlap, name_,
-             "section " + quoted + " starts at byte " + number(section.offset) + ", before what precedes it ends at " +
-                 number(end),
+             {"section ", quoted, " starts at byte ", number(section.offset), ", before what precedes it ends at ",
+              number(end)},
              kAgain);
     }
     if (section.offset % kAlignment != 0) {
       refuse(PlanFault::alignment, name_,
-             "section " + quoted + " starts at byte " + number(section.offset) + ", not at a multiple of " +
-                 number(kAlignment),
+             {"section ", quoted, " starts at byte ", number(section.offset), ", not at a multiple of ",
+              number(kAlignment)},
              kAgain);
     }
     end = section.offset + section.length;
@@ -305,10 +324,10 @@ std::span<const std::byte> Plan::section(std::string_view name) const {
   std::string all;
   for (const PlanSection& section : sections_) {
     if (section.name == name) return bytes_.subspan(section.offset, section.length);
-    all += (all.empty() ? "" : ", ") + std::string(section.name);
+    all.append(all.empty() ? "" : ", ").append(section.name);
   }
   refuse(PlanFault::no_section, name_,
-         "the plan has no section '" + printable(name) + "'; it has: " + (all.empty() ? "none" : all),
+         {"the plan has no section '", printable(name), "'; it has: ", all.empty() ? "none" : all},
          "Build a plan that has it with: ctfast build");
 }
 
@@ -331,8 +350,8 @@ void Plan::verify(const Observer& observer) const {
     const Sha256Digest found = hash.finish();
     if (found != section.sha256) {
       refuse(PlanFault::checksum, name_,
-             "the checksum of section '" + std::string(section.name) + "' does not match (expected " +
-                 to_hex(section.sha256) + ", found " + to_hex(found) + "): the file was altered or damaged",
+             {"the checksum of section '", section.name, "' does not match (expected ", to_hex(section.sha256),
+              ", found ", to_hex(found), "): the file was altered or damaged"},
              kAgain);
     }
   }
@@ -349,8 +368,8 @@ void Plan::check_padding() const {
     const auto stray = std::find_if(gap.begin(), gap.end(), [](std::byte b) { return b != std::byte{0}; });
     if (stray != gap.end()) {
       refuse(PlanFault::padding, name_,
-             "byte " + number(end + static_cast<std::uint64_t>(stray - gap.begin())) +
-                 " lies between the parts of the plan and is not zero: the file was altered or damaged",
+             {"byte ", number(end + static_cast<std::uint64_t>(stray - gap.begin())),
+              " lies between the parts of the plan and is not zero: the file was altered or damaged"},
              kAgain);
     }
     end = offset + length;

@@ -90,7 +90,8 @@ class Plan {
  private:
   Plan(std::span<const std::byte> bytes, std::string name);
   void read_header();
-  void read_table();
+  std::span<const std::byte> read_table();  // and the manifest
+  void read_sections(std::span<const std::byte> table);
   void check_padding() const;
 
   std::span<const std::byte> bytes_;
