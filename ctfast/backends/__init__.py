@@ -1,7 +1,8 @@
 """Backends make sessions out of a plan's networks.
 
-Each backend module has ``can_use(precision)``, which answers with the reason why it cannot be used here (None: it can), and
-``open_session``, which raises. Only the dispatcher in this file falls back, and it logs once what it chose and why.
+Each backend module has ``can_use(precision)``, which answers with the reason why it cannot be used here (None: it
+can), and ``open_session``, which raises. Only the dispatcher in this file falls back, and it logs once what it chose
+and why.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def open_session(
 ) -> _native.Session:
     """Open ``network`` of ``plan`` with the backend that the manifest names.
 
-    ``precision``: "bf16", "fp32", or None for the plan's own; bf16 becomes fp32 on a processor without it. ``threads`` 0
-    means all that this process may use. ``residuals`` False drops the inputs that a denoiser only needs with a
+    ``precision``: "bf16", "fp32", or None for the plan's own; bf16 becomes fp32 on a processor without it. ``threads``
+    0 means all that this process may use. ``residuals`` False drops the inputs that a denoiser only needs with a
     ControlNet. ``cache_dir``: where compiled networks are kept between processes, "" for nowhere.
 
     Raises PlanError when the plan has no such network, names an unknown backend, or holds a network other than its
