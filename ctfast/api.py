@@ -131,7 +131,7 @@ def encode(
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> NDArray[np.float32]:
-    """The latent of an image: the mean of the VAE's posterior times the plan's scale factor, float32 (channels, x, y, z).
+    """The latent of an image: the VAE's mean times the plan's scale factor, float32 (channels, x, y, z).
 
     ``image`` is a path, nibabel image, Volume, pair (array, affine), or an array (with ``affine``; without it is taken
     to be in RAS+). It is reoriented to RAS+ and must have a legal size. RequestError: it cannot be used.
@@ -173,8 +173,8 @@ def build(
 ) -> Path:
     """Make a plan from checkpoints and return its path; needs the extra ``ctfast[export]``.
 
-    ``model`` is a variant or family by name, ``weights`` the folder (or file) with its checkpoints; ``options`` are those
-    of ``ctfast.export.build``.
+    ``model`` is a variant or family by name, ``weights`` the folder (or file) with its checkpoints; ``options`` are
+    those of ``ctfast.export.build``.
     """
     try:
         exporter = import_module("ctfast.export")

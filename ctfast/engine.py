@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -94,7 +94,7 @@ class Engine:
         requests: Iterable[Request | Mapping[str, Any]],
         progress: Progress | None = None,
         cancel: Cancel | None = None,
-    ) -> Iterator[Volume]:
+    ) -> Generator[Volume, None, None]:
         """Generate volumes in the order of ``requests``, one ahead of the caller.
 
         While the caller handles a volume (saves it, say), the next one is computed on another thread; requests are
@@ -178,7 +178,7 @@ class Engine:
         timings: dict[str, float] = {}
         image = self._decode(array, job, timings, observer_of(progress, cancel))
         source = {"source": "decoded latent", "latent_sha256": hashlib.sha256(array.tobytes()).hexdigest()}
-        return self._finish(_Computed(job, image, timings), source, progress)
+        return self._finish(_Computed(job, image, timings), source, [("vae_decoder", False)], progress)
 
     def _compute(self, request: Request, observer: Observer) -> _Computed:
         """Everything up to the decoded image: the part that keeps the device busy."""
@@ -264,9 +264,18 @@ class Engine:
 
     def _volume(self, computed: _Computed, progress: Progress | None) -> Volume:
         """The volume of a generation."""
-        return self._finish(computed, about_request(computed.job, self.manifest), progress)
+        masked = computed.job.mask is not None
+        used = [("denoiser", not masked), ("vae_decoder", False)]
+        used += [("controlnet", False), ("controlnet_condition", False)] if masked else []
+        return self._finish(computed, about_request(computed.job, self.manifest), used, progress)
 
-    def _finish(self, computed: _Computed, source: Mapping[str, Any], progress: Progress | None) -> Volume:
+    def _finish(
+        self,
+        computed: _Computed,
+        source: Mapping[str, Any],
+        used: Sequence[tuple[str, bool]],
+        progress: Progress | None,
+    ) -> Volume:
         """The epilogue: intensities as int16, air outside the mask, and the account of how the volume came to be."""
         job, intensity = computed.job, self.manifest.intensity
         labels = None if job.mask is None else job.mask.labels
@@ -285,7 +294,7 @@ class Engine:
             progress("finish", 1, 1)
         run = about_run(
             self.device,
-            self._precisions(job),
+            {key[0]: self._sessions[key].precision for key in used},
             self._threads or self._info["threads"],
             self._info["openvino"],
             computed.timings,
@@ -317,13 +326,6 @@ class Engine:
                     self._cache_dir,
                 )
             return self._sessions[key]
-
-    def _precisions(self, job: Job) -> dict[str, str]:
-        """What the networks of a job ran in."""
-        masked = job.mask is not None
-        keys = [("denoiser", not masked), ("vae_decoder", False)]
-        keys += [("controlnet", False), ("controlnet_condition", False)] if masked else []
-        return {key[0]: self._sessions[key].precision for key in keys if key in self._sessions}
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def plan_path(plan: str | os.PathLike[str] | None) -> Path:
     if plan is None:
         if DEFAULT_PLAN not in embedded:
             raise PlanError(
-                f"this installation has no embedded plan '{DEFAULT_PLAN}'; give the path of a plan made with 'ctfast build'"
+                f"there is no embedded plan '{DEFAULT_PLAN}'; give the path of a plan made with 'ctfast build'"
             )
         return embedded[DEFAULT_PLAN]
     if not isinstance(plan, str | os.PathLike):

@@ -48,7 +48,7 @@ class Request:
     latents: Any = None
     modality: str | int | None = None
     guidance: float | None = None
-    regions: tuple[str, str] | None = None
+    regions: Sequence[str] | None = None
     decode: str = "exact"
     window: Sequence[int] | None = None
     overlap: float | None = None

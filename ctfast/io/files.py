@@ -69,6 +69,14 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise OutputError(f"cannot write '{target}': it is a device or pipe. Give the name of a regular file.")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents unless it is there; OutputError if that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder '{folder}': {error.strerror}. Choose another") from error
+
+
 def description_of(meta: Mapping[str, Any]) -> str:
     """The short text that travels inside the file."""
     if not meta.get("synthetic"):

@@ -1,0 +1,1 @@
+"""The command line: one module per command with ``add_parser(subparsers)`` and ``run(args)``."""
