@@ -80,7 +80,7 @@ def variant(name: str) -> Variant:
 
 
 def other_variant(name: str, scale_factor: float) -> str | None:
-    """The published model that is known by this scale factor, if it is another than ``name``: a sign of mixed-up files."""
+    """The published model that is known by this scale factor, if it is another than ``name``: files were mixed up."""
     if any(abs(scale_factor - known) < 1e-6 for known in VARIANTS[name].scale_factors):
         return None
     for entry in VARIANTS.values():

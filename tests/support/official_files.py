@@ -40,15 +40,17 @@ def small(name: str) -> NetworkSet:
 
 def reference(config: Any, seed: int = 0) -> nn.Module:
     """MONAI's network of that shape, in evaluation mode, with every parameter drawn from ``seed``."""
-    if isinstance(config, AutoencoderConfig):
-        module = _autoencoder(config)
-    elif isinstance(config, ControlNetConfig):
-        module = _controlnet(config)
-    elif isinstance(config, DenoiserConfig):
-        module = _denoiser(config)
-    else:
-        module = _mask_denoiser(config)
-    return redraw(module, seed).eval()
+    with torch.device("meta"):  # its own initial values would take seconds to draw
+        if isinstance(config, AutoencoderConfig):
+            module = _autoencoder(config)
+        elif isinstance(config, ControlNetConfig):
+            module = _controlnet(config)
+        elif isinstance(config, DenoiserConfig):
+            module = _denoiser(config)
+        else:
+            module = _mask_denoiser(config)
+    assert not list(module.buffers()), "redraw() draws parameters only"
+    return redraw(module.to_empty(device="cpu"), seed).eval()
 
 
 def redraw(module: nn.Module, seed: int) -> nn.Module:
