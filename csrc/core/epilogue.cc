@@ -77,15 +77,18 @@ void label_bits(std::span<const std::uint16_t> labels, int bits, std::span<float
     throw Error(ErrorKind::request, "expected room for " + std::to_string(bits) + " channels of " +
                                         std::to_string(labels.size()) + " voxels, found " + std::to_string(out.size()));
   }
-  std::uint16_t largest = 0;
-  for (const std::uint16_t label : labels) largest = std::max(largest, label);
-  if ((largest >> bits) != 0) {
-    throw Error(ErrorKind::request, "expected labels from 0 to " + std::to_string((1 << bits) - 1) + ", found " +
+  std::uint32_t largest = 0;
+  for (const std::uint32_t label : labels) largest = std::max(largest, label);
+  const std::uint32_t limit = 1U << static_cast<std::uint32_t>(bits);
+  if (largest >= limit) {
+    throw Error(ErrorKind::request, "expected labels from 0 to " + std::to_string(limit - 1) + ", found " +
                                         std::to_string(largest) + "; map the mask to the plan's labels");
   }
-  for (int bit = 0; bit < bits; ++bit) {
-    const std::span<float> channel = out.subspan(static_cast<std::size_t>(bit) * labels.size(), labels.size());
-    for (std::size_t i = 0; i < labels.size(); ++i) channel[i] = static_cast<float>((labels[i] >> bit) & 1);
+  for (std::uint32_t bit = 0; bit < static_cast<std::uint32_t>(bits); ++bit) {
+    const std::span<float> channel = out.subspan(bit * labels.size(), labels.size());
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+      channel[i] = static_cast<float>((static_cast<std::uint32_t>(labels[i]) >> bit) & 1U);
+    }
   }
 }
 

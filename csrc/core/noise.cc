@@ -16,7 +16,7 @@ constexpr std::size_t kLanes = 4;  // normals per block
 constexpr int kRounds = 10;
 
 constexpr std::uint32_t low(std::uint64_t value) { return static_cast<std::uint32_t>(value); }
-constexpr std::uint32_t high(std::uint64_t value) { return static_cast<std::uint32_t>(value >> 32); }
+constexpr std::uint32_t high(std::uint64_t value) { return static_cast<std::uint32_t>(value >> 32U); }
 
 // Two independent normals from two words. The half keeps the logarithm's argument inside (0, 1).
 void box_muller(std::uint32_t radius_word, std::uint32_t angle_word, float* pair) {

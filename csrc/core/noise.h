@@ -13,7 +13,7 @@ namespace ctfast {
 std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key);
 
 // Sample numbers stay below this; the bits above it number the streams of one sample.
-inline constexpr std::uint64_t kMaxSample = std::uint64_t{1} << 48;
+inline constexpr std::uint64_t kMaxSample = std::uint64_t{1} << 48U;
 
 // Writes elements first, first + 1, ... of stream `sample` of `seed`. Counter = (element / 4, stream), key = seed; each
 // block of four words gives four normals. Computed in double, rounded once to float; |value| < 6.8.

@@ -83,7 +83,7 @@ void equals_definition() {
 void agreement_is_kept() {
   const Extent3 volume = {6, 6, 6};
   const WindowPlan plan = plan_windows(volume, {4, 4, 4}, 0.5);
-  std::vector<float> out(6 * 6 * 6);
+  std::vector<float> out(216);
   Stitcher stitcher(plan, gaussian_weights(plan.size), volume, {1, 1, 1}, 1, out);
   for (std::size_t w = 0; w < plan.starts.size(); ++w) stitcher.add(w, std::vector<float>(64, 3.5F));
   stitcher.finish();
@@ -94,8 +94,8 @@ void bad_requests() {
   const Extent3 volume = {6, 6, 6};
   const WindowPlan plan = plan_windows(volume, {4, 6, 6}, 0.5);
   const WindowWeights weights = gaussian_weights(plan.size);
-  std::vector<float> out(6 * 6 * 6);
-  const std::vector<float> patch(4 * 6 * 6);
+  std::vector<float> out(216);
+  const std::vector<float> patch(144);
   CHECK_THROWS(ErrorKind::request, "output", Stitcher(plan, weights, volume, {2, 2, 2}, 1, out));
   CHECK_THROWS(ErrorKind::request, "weights", Stitcher(plan, gaussian_weights({6, 6, 6}), volume, {1, 1, 1}, 1, out));
   CHECK_THROWS(ErrorKind::request, "inside", Stitcher(plan, weights, {5, 6, 6}, {1, 1, 1}, 1, out));

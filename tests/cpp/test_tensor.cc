@@ -18,7 +18,8 @@ void allocation() {
   CHECK(tensor && tensor.view().bytes() == 120 && tensor.f32().size() == 30);
   CHECK(reinterpret_cast<std::uintptr_t>(tensor.view().data) % 64 == 0);
   for (float& value : tensor.f32()) value = 1.5F;
-  const Tensor same = tensor;  // copies share memory
+  Tensor same;
+  same = tensor;  // copies share memory
   CHECK(same.view().data == tensor.view().data && same.f32()[29] == 1.5F);
   CHECK(!Tensor());
   const Tensor empty(DType::i64, {4, 0});

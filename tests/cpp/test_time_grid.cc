@@ -15,6 +15,8 @@ using ctfast::TimeGrid;
 
 namespace {
 
+constexpr std::int64_t voxels(std::int64_t x, std::int64_t y, std::int64_t z) { return x * y * z; }
+
 double total(const TimeGrid& grid) { return std::accumulate(grid.dt.begin(), grid.dt.end(), 0.0); }
 
 void half_precision_rounding() {
@@ -41,26 +43,26 @@ void half_precision_rounding() {
 // 30 steps as MONAI 1.6.1 printed them for the official volume sizes.
 void official_table() {
   struct Row {
-    std::int64_t voxels;
+    std::int64_t latent;
     std::array<double, 4> first;
     std::array<double, 3> last;
     double sum;
   };
   const std::vector<Row> rows = {
-      {64 * 64 * 32, {1000, 978.5, 957, 934.5}, {149.875, 101.8125, 51.90625}, 1.009844},
-      {64 * 64 * 64, {1000, 983, 965.5, 947.5}, {181.875, 125, 64.5}, 1.009625},
-      {96 * 96 * 32, {1000, 983.5, 967, 949.5}, {187.75, 129.375, 66.9375}, 1.010687},
-      {96 * 96 * 64, {1000, 987, 973.5, 959.5}, {225.5, 157.625, 82.875}, 1.007250},
-      {96 * 96 * 96, {1000, 988.5, 976.5, 964.5}, {250, 176.5, 93.75}, 1.007250},
-      {128 * 128 * 32, {1000, 986.5, 972.5, 958}, {218.75, 152.5, 79.9375}, 1.008688},
-      {128 * 128 * 64, {1000, 989.5, 978, 966}, {260.75, 184.875, 98.6875}, 1.008813},
-      {128 * 128 * 96, {1000, 990.5, 980.5, 970.5}, {287.75, 206.125, 111.375}, 1.006750},
-      {128 * 128 * 128, {1000, 991.5, 982.5, 973}, {307.75, 222.25, 121.1875}, 1.008687},
-      {128 * 128 * 160, {1000, 992, 983.5, 975}, {323.75, 235.375, 129.375}, 1.008250},
-      {128 * 128 * 192, {1000, 992.5, 984.5, 976.5}, {337.25, 246.5, 136.375}, 1.007375},
+      {voxels(64, 64, 32), {1000, 978.5, 957, 934.5}, {149.875, 101.8125, 51.90625}, 1.009844},
+      {voxels(64, 64, 64), {1000, 983, 965.5, 947.5}, {181.875, 125, 64.5}, 1.009625},
+      {voxels(96, 96, 32), {1000, 983.5, 967, 949.5}, {187.75, 129.375, 66.9375}, 1.010687},
+      {voxels(96, 96, 64), {1000, 987, 973.5, 959.5}, {225.5, 157.625, 82.875}, 1.007250},
+      {voxels(96, 96, 96), {1000, 988.5, 976.5, 964.5}, {250, 176.5, 93.75}, 1.007250},
+      {voxels(128, 128, 32), {1000, 986.5, 972.5, 958}, {218.75, 152.5, 79.9375}, 1.008688},
+      {voxels(128, 128, 64), {1000, 989.5, 978, 966}, {260.75, 184.875, 98.6875}, 1.008813},
+      {voxels(128, 128, 96), {1000, 990.5, 980.5, 970.5}, {287.75, 206.125, 111.375}, 1.006750},
+      {voxels(128, 128, 128), {1000, 991.5, 982.5, 973}, {307.75, 222.25, 121.1875}, 1.008687},
+      {voxels(128, 128, 160), {1000, 992, 983.5, 975}, {323.75, 235.375, 129.375}, 1.008250},
+      {voxels(128, 128, 192), {1000, 992.5, 984.5, 976.5}, {337.25, 246.5, 136.375}, 1.007375},
   };
   for (const Row& row : rows) {
-    const TimeGrid grid = rflow_time_grid(30, row.voxels, GridMode::monai);
+    const TimeGrid grid = rflow_time_grid(30, row.latent, GridMode::monai);
     CHECK(grid.t.size() == 30 && grid.dt.size() == 30 && grid.train_steps == 1000.0);
     for (std::size_t i = 0; i < 4; ++i) CHECK_NEAR(grid.t[i], row.first[i], 0.0);
     for (std::size_t i = 0; i < 3; ++i) CHECK_NEAR(grid.t[27 + i], row.last[i], 0.0);
@@ -74,7 +76,7 @@ void official_table() {
 
 // Where float32, which the official scripts' tensor brings with it, and double round to different half numbers.
 void single_precision_transform() {
-  CHECK(rflow_time_grid(50, 96 * 96 * 96, GridMode::monai).t[27] == 718.5);
+  CHECK(rflow_time_grid(50, voxels(96, 96, 96), GridMode::monai).t[27] == 718.5);
   CHECK(rflow_time_grid(70, 65536, GridMode::monai).t[23] == 720.0);
   CHECK(rflow_time_grid(200, 1310720, GridMode::monai).t[113] == 725.0);
   CHECK(rflow_time_grid(100, 1024, GridMode::monai).t[76] == 90.5);
@@ -89,22 +91,22 @@ void options() {
 
   RFlowOptions offset;
   offset.steps_offset = 1;
-  const TimeGrid shifted = rflow_time_grid(4, 96 * 96 * 96, GridMode::monai, offset);
+  const TimeGrid shifted = rflow_time_grid(4, voxels(96, 96, 96), GridMode::monai, offset);
   CHECK(shifted.t == (std::vector<double>{1001, 901, 751, 501}));
   CHECK_NEAR(shifted.dt[3], 0.501, 1e-15);
 
   RFlowOptions flat;
   flat.spatial_dim = 2;
   flat.base_voxels = 1024;
-  const TimeGrid slice = rflow_time_grid(4, 64 * 64, GridMode::monai, flat);
+  const TimeGrid slice = rflow_time_grid(4, voxels(64, 64, 1), GridMode::monai, flat);
   CHECK(slice.t == (std::vector<double>{1000, 857, 666.5, 400}));
   CHECK_NEAR(slice.dt[1], 0.191, 1e-15);
 }
 
 void exact_grid() {
-  for (const std::int64_t voxels : {32768, 64 * 64 * 32, 128 * 128 * 192}) {
+  for (const std::int64_t latent : {voxels(32, 32, 32), voxels(64, 64, 32), voxels(128, 128, 192)}) {
     for (const int steps : {1, 2, 30, 1000}) {
-      const TimeGrid grid = rflow_time_grid(steps, voxels, GridMode::exact);
+      const TimeGrid grid = rflow_time_grid(steps, latent, GridMode::exact);
       CHECK_NEAR(total(grid), 1.0, 1e-12);
       CHECK(grid.t.front() == 1000.0);
       for (std::size_t i = 0; i < grid.t.size(); ++i) {
@@ -115,7 +117,7 @@ void exact_grid() {
     }
   }
   // r = 2 at u = 1/2: 2 * 0.5 / 1.5.
-  CHECK_NEAR(rflow_time_grid(2, 64 * 64 * 64, GridMode::exact).t[1], 2000.0 / 3.0, 1e-9);
+  CHECK_NEAR(rflow_time_grid(2, voxels(64, 64, 64), GridMode::exact).t[1], 2000.0 / 3.0, 1e-9);
 }
 
 void bad_requests() {

@@ -76,7 +76,7 @@ void gaussian_map() {
   const WindowWeights preset = gaussian_weights({80, 80, 48});
   CHECK_NEAR(preset.at(20, 30, 10), 0.00756857917, 1e-9);
   const std::vector<float> map = weight_map(preset);
-  CHECK(map.size() == 80 * 80 * 48);
+  CHECK(map.size() == 307200);
   CHECK(map[(20 * 80 + 30) * 48 + 10] == preset.at(20, 30, 10));
   CHECK_NEAR(std::accumulate(map.begin(), map.end(), 0.0), 9597.98179802, 1e-3);
   CHECK(*std::min_element(map.begin(), map.end()) == 1e-3F);
