@@ -21,7 +21,7 @@ from .npz import read_npz, write_npz
 from .nrrd import read_nrrd, write_nrrd
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".npz")
-NOTICE = "Synthetic image made by a generative model. Not for diagnostic use."
+NOTICE = "Synthetic. Not for diagnostic use."
 
 
 @dataclass(frozen=True)
