@@ -51,7 +51,8 @@ def read(source: str | bytes | Mapping[str, Any], *, strict: bool) -> PlanManife
         problems = contradictions(manifest)
     if problems:
         plural = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise PlanError(f"the manifest has {plural}: {'; '.join(problems)}. Build the plan again with: ctfast build")
+        remedy = "Correct what is given to plan.write()" if strict else "Build the plan again with: ctfast build"
+        raise PlanError(f"the manifest has {plural}: {'; '.join(problems)}. {remedy}")
     return manifest
 
 

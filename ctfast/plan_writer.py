@@ -38,7 +38,7 @@ def write(
 
     ``sections`` come in file order; a Path is streamed from disk. PlanError: bad manifest or section names, a section
     that a network needs is missing, or a Path cannot be read. OutputError: disk full or no permission; nothing is left
-    behind. A process killed while it writes can leave a hidden temporary file, which no reader accepts.
+    behind. A process killed while it writes can leave a hidden temporary file, which readers refuse unless it is whole.
     """
     source = manifest.to_json() if isinstance(manifest, PlanManifest) else manifest
     checked = PlanManifest.from_json(source, strict=True)
