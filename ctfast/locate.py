@@ -31,7 +31,7 @@ def plan_path(plan: str | os.PathLike[str] | None) -> Path:
     if not isinstance(plan, str | os.PathLike):
         raise RequestError(f"engine: expected a path, a name, an Engine or None, found {type(plan).__name__}")
     path = Path(plan)
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, False for names that no file can have
         return path
     if os.fspath(plan) in embedded:
         return embedded[os.fspath(plan)]

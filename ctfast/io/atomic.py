@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,19 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot write '{path}': {why}. {remedy}.")
 
 
+def check_name(path: Path) -> None:
+    """OutputError if ``path`` cannot be the name of a file: it is a folder, or the system takes no such name."""
+    try:
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            raise output_error(path, OSError(errno.EISDIR, ""))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise output_error(path, error) from error
+    except ValueError as error:  # a null character
+        raise OutputError(f"cannot write {str(path)!r}: {error}. Choose another name.") from error
+
+
 class OutputFiles:
     """A group of files that are written beside their targets and put in place together.
 
@@ -53,8 +67,7 @@ class OutputFiles:
 
         OutputError: no space, no permission, no such folder.
         """
-        if path.is_dir():
-            raise output_error(path, OSError(errno.EISDIR, ""))
+        check_name(path)
         temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.part")
         try:
             self._pending.append((temporary, path))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OutputError, RequestError
-from .atomic import OutputFiles, output_error
+from .atomic import OutputFiles, check_name, output_error
 from .geometry import Affine
 from .nifti import read_nifti, write_nifti
 from .npz import read_npz, write_npz
@@ -59,8 +59,7 @@ def split_name(path: str | os.PathLike[str]) -> tuple[Path, str]:
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise what saving to ``path`` would raise for a bad name or folder, before the time for computing is spent."""
     target = Path(path)
-    if target.is_dir():
-        raise output_error(target, OSError(errno.EISDIR, ""))
+    check_name(target)
     if not target.parent.is_dir():
         raise output_error(target, OSError(errno.ENOENT, ""))
     if not os.access(target.parent, os.W_OK):
@@ -123,9 +122,9 @@ def sidecar(meta: Mapping[str, Any], image: Path, sha256: str, **others: str) ->
 
 def read_image(path: Path) -> tuple[NDArray[Any], Affine]:
     """Array (x, y, z) and RAS+ affine of an image file; RequestError if it is missing or cannot be read."""
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, False for names that no file can have
         raise RequestError(f"there is no file '{path}'")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise RequestError(f"'{path}' is a folder; expected an image file ({', '.join(FORMATS)})")
     _, suffix = split_name(path)
     if suffix == ".npz":

@@ -38,7 +38,7 @@ class LatentFile:
     def load(cls, path: str | os.PathLike[str]) -> LatentFile:
         """Read what ``save`` wrote; RequestError if the file is missing or something else."""
         source = Path(path)
-        if not source.is_file():
+        if not os.path.isfile(source):  # unlike Path.is_file, False for names that no file can have
             raise RequestError(f"there is no file '{source}'")
         arrays, meta = read_npz(source, "latent")
         affine = arrays.get("affine")
