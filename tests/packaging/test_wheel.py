@@ -79,7 +79,9 @@ def test_the_extension_works_where_the_wheel_is_unpacked(tmp_path: Path) -> None
     code = "from ctfast import _native; print(_native.__file__); print(_native.build_info()['openvino'])"
     environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
     environment["PYTHONPATH"] = str(tmp_path / "site")
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == str(extension)
 
