@@ -45,7 +45,7 @@ def detect(state_dict: Mapping[str, Tensor]) -> str:
     """
     if any(key.startswith(("encoder.blocks.", "decoder.blocks.")) for key in state_dict):
         image, classes = _outer_channels(state_dict)
-        return "mask-vae" if classes > image else "image-vae"
+        return "mask-vae" if classes > image > 0 else "image-vae"
     if not any(key.startswith("down_blocks.") for key in state_dict):
         return "unknown"
     if any(".transformer_blocks." in key for key in state_dict):
@@ -126,7 +126,7 @@ def networks_of(checkpoint: Checkpoint) -> NetworkSet | None:
 
 
 def _outer_channels(state_dict: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Channels of a VAE's image and of its output."""
+    """Channels of a VAE's image and of its output, 0 where the layer is not there."""
     last = max((int(key.split(".")[2]) for key in state_dict if re.match(r"decoder\.blocks\.\d+\.", key)), default=0)
     first = [t for key, t in state_dict.items() if key.startswith("encoder.blocks.0.") and t.dim() > 1]
     final = [t for key, t in state_dict.items() if key.startswith(f"decoder.blocks.{last}.") and t.dim() > 1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -166,6 +167,7 @@ class _Unpickler(pickle.Unpickler):
             return getattr(torch, name)
         if module == "monai.utils.enums":
             return Opaque
+        module = module.replace("__builtin__", "builtins")  # protocol 2 uses the old name
         raise CheckpointError(
             f"it asks for {module}.{name}, which is not needed to hold weights and is never loaded; if you trust the "
             "file, load it with torch where it was made and save the state dict alone"
@@ -186,6 +188,10 @@ def read_pickle(data: bytes) -> object:
         CheckpointError: The pickle is damaged or asks for anything beyond tensors and plain values.
     """
     try:
+        for opcode, argument, _ in pickletools.genops(data):
+            # Python's reader makes its memo as long as the largest index says: 32 GB for a few altered bytes.
+            if "PUT" in opcode.name and int(argument or 0) > len(data):
+                raise CheckpointError("its table of contents is damaged; copy or download it again")
         return _Unpickler(io.BytesIO(data)).load()
     except CheckpointError:
         raise

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("monai")
 
-from support.official_files import reference, small  # noqa: E402
+from support.official_files import one_thread, reference, small  # noqa: E402
 
 from ctfast.networks import AutoencoderConfig, AutoencoderKL, ControlNet, DenoiserUNet  # noqa: E402
 from ctfast.networks.mask_unet import MaskUNet  # noqa: E402
@@ -20,17 +20,12 @@ SMALL_SIZES = [(4, 4, 4), (8, 4, 12), (12, 20, 8)]  # latents of the small netwo
 FULL_SIZE = (8, 16, 8)  # of the official ones: multiples of 8
 
 Shape = tuple[int, int, int]
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Any:
-    """On small tensors and busy cores, threads mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    with one_thread(), torch.inference_mode():
         yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=["rflow-ct", "ddpm-ct"])

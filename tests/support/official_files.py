@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,17 @@ NAMES = {
     "rflow-mr": ("autoencoder_v2.pt", "diff_unet_3d_rflow-mr.pt", ""),
     "rflow-mr-brain": ("autoencoder_v1.pt", "diff_unet_3d_rflow-mr-brain_v1.pt", ""),
 }
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread: on small tensors and busy cores, several mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def small(name: str) -> NetworkSet:
