@@ -140,11 +140,6 @@ class Engine:
     ) -> tuple[NDArray[np.float32], Affine | None]:
         """The latent of an image and the image's affine in RAS+ (None for a bare array)."""
         array, straight = intensities_of(image, affine, self.manifest)
-        if "vae_encoder" not in self.manifest.networks:
-            raise PlanError(
-                f"plan '{self.manifest.name}' has no network vae_encoder, which encoding needs. "
-                "Build one that has it with: ctfast build"
-            )
         with self._turn:
             latent, _ = self._native.encode(
                 self._session("vae_encoder"),

@@ -41,7 +41,7 @@ MANIFEST: dict[str, Any] = {
     "schedule": {
         "kind": "rflow",
         "train_steps": 1000,
-        "base_voxels": 32768,
+        "base_voxels": 32,
         "transform": True,
         "steps": 4,
         "solver": "euler",
