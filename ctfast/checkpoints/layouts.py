@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,10 @@ def load_into(module: nn.Module, checkpoint: Checkpoint, *, what: str) -> tuple[
 
 
 def networks_of(checkpoint: Checkpoint) -> NetworkSet | None:
-    """The shapes of the networks as the checkpoint itself describes them, under ``config`` or ``config.networks``.
+    """The shapes of the networks as the checkpoint itself describes them in its ``config``.
+
+    That is either what ``NetworkSet.to_dict`` wrote, there or under ``networks``, or a training configuration (see
+    ctfast.train), whose ControlNet counts in a ControlNet's checkpoint only.
 
     Returns:
         None if the file has no such description, as the official ones.
@@ -115,14 +119,28 @@ def networks_of(checkpoint: Checkpoint) -> NetworkSet | None:
         CheckpointError: The description cannot be used.
     """
     config = checkpoint.extras.get("config")
-    if isinstance(config, Mapping):
-        config = config.get("networks", config)
-    if not isinstance(config, Mapping) or not any(role in config for role in ROLES):
+    if not isinstance(config, Mapping):
         return None
     try:
+        if "vae" in config and "flow" in config:
+            return NetworkSet.from_dict(_from_training(config, checkpoint.extras.get("kind") == "controlnet"))
+        config = config.get("networks", config)
+        if not isinstance(config, Mapping) or not any(role in config for role in ROLES):
+            return None
         return NetworkSet.from_dict(config)
+    except (KeyError, TypeError) as problem:
+        raise CheckpointError(f"{checkpoint.path}: its config lacks a network's part: {problem}") from problem
     except RequestError as problem:
-        raise CheckpointError(f"{checkpoint.path}: {problem}") from problem
+        raise CheckpointError(f"{checkpoint.path}: its config cannot be used: {problem}") from problem
+
+
+def _from_training(config: Mapping[str, Any], with_controlnet: bool) -> dict[str, Any]:
+    """The networks of a training configuration as ``NetworkSet.from_dict`` reads them."""
+    networks = {"autoencoder": config["vae"]["network"], "denoiser": config["flow"]["network"]}
+    if with_controlnet:
+        channels, bits = config["controlnet"]["condition_channels"], config["data"]["label_bits"]
+        networks["controlnet"] = {"condition_channels": channels, "label_bits": bits}
+    return networks
 
 
 def _outer_channels(state_dict: Mapping[str, Tensor]) -> tuple[int, int]:

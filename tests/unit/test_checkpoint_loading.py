@@ -252,10 +252,43 @@ def test_a_checkpoint_can_describe_its_networks(wrap: Any, tmp_path: Path) -> No
     assert load_into(described.module("denoiser"), checkpoint, what="the denoiser") == ()
 
 
+@pytest.mark.parametrize("kind", ["vae", "controlnet"])
+def test_a_checkpoint_of_our_own_training(kind: str, tmp_path: Path) -> None:
+    """Training writes EMA weights in channels-last order, raw weights beside them, and its whole configuration."""
+    networks = replace(small("rflow-ct"), mask_autoencoder=None, mask_denoiser=None)
+    role = "autoencoder" if kind == "vae" else kind
+    module = networks.module(role).to(memory_format=torch.channels_last_3d)
+    description = networks.to_dict()
+    contents = {
+        "state_dict": module.state_dict(),
+        "network": {key: value + 1 for key, value in module.state_dict().items()},
+        "optimizer_state_dict": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]},
+        "step": 1000,
+        "kind": kind,
+        "config": {
+            "name": "headneck",
+            "data": {"label_bits": description["controlnet"]["label_bits"], "mirror_labels": ((3, 4),)},
+            "vae": {"network": description["autoencoder"], "phases": ({"steps": 4200, "patch": (64, 64, 48)},)},
+            "flow": {"network": description["denoiser"]},
+            "controlnet": {"condition_channels": (4, 8, 8), "loss": "l2"},
+        },
+    }
+    checkpoint = saved(tmp_path / "checkpoint.pt", contents)
+    assert sorted(checkpoint.extras) == ["config", "kind", "step"]
+    described = networks_of(checkpoint)
+    assert described == (networks if kind == "controlnet" else replace(networks, controlnet=None))
+    ours = described.module(role)
+    load_into(ours, checkpoint, what=role)
+    assert holds(ours, module.state_dict())
+
+
 def test_official_checkpoints_describe_nothing(tmp_path: Path) -> None:
     weights = {"weight": torch.ones(1)}
     assert networks_of(saved(tmp_path / "bare.pt", weights)) is None
     assert networks_of(saved(tmp_path / "other.pt", {"state_dict": weights, "config": {"lr": 0.1}})) is None
     bad = saved(tmp_path / "bad.pt", {"state_dict": weights, "config": {"denoiser": {"chanels": [1]}}})
-    with pytest.raises(CheckpointError, match=r"bad\.pt: .*denoiser: unknown key 'chanels'"):
+    with pytest.raises(CheckpointError, match=r"bad\.pt: its config cannot be used: .*denoiser: unknown key 'chanels'"):
         networks_of(bad)
+    bare = saved(tmp_path / "bare.pt", {"state_dict": weights, "config": {"vae": {}, "flow": {}}})
+    with pytest.raises(CheckpointError, match=r"bare\.pt: its config lacks a network's part: 'network'"):
+        networks_of(bare)
