@@ -1,0 +1,83 @@
+"""``ctfast train vae``: L1, squared error, KL and an optional perceptual loss, on patches and then on whole crops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from monai.losses import PerceptualLoss
+from torch import Tensor, nn
+
+from ctfast.networks import AutoencoderKL
+from ctfast.train.config import TrainConfig, VaeTask, to_dict
+from ctfast.train.data import Crops
+from ctfast.train.loop import Trainer
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL of the posterior from a standard normal, averaged over latent voxels (Kingma and Welling 2014)."""
+    mean, log_variance = mean.float(), log_variance.float()
+    return 0.5 * (mean**2 + torch.exp(log_variance) - 1.0 - log_variance).mean()
+
+
+def phase_at(step: int, task: VaeTask) -> tuple[int, int, int] | None:
+    """Patch size of a step; the last phase goes on to the end."""
+    for phase in task.phases:
+        if step < phase.steps:
+            return phase.patch
+        step -= phase.steps
+    return task.phases[-1].patch
+
+
+def psnr_in_body(image: Tensor, other: Tensor) -> float:
+    """PSNR in dB on the [0, 1] window over voxels that are not air (intensity above 0.02, i.e. -960 HU)."""
+    body = image > 0.02
+    error = ((image - other.clamp(0, 1)) ** 2)[body].mean()
+    return float(-10.0 * torch.log10(error))
+
+
+def train_vae(config: TrainConfig, folder: Path, stop_after: int | None = None) -> Path:
+    """Train the VAE of ``config`` into ``folder``; goes on from its checkpoint. Returns the checkpoint's path."""
+    task = config.vae
+    crops, held_out = Crops(config.data, "train"), Crops(config.data, "val")
+    torch.manual_seed(task.optimisation.seed)
+    network = AutoencoderKL(task.network)
+    if task.decoder_only:
+        network.encoder.requires_grad_(False)
+        network.quant_conv_mu.requires_grad_(False)
+        network.quant_conv_log_sigma.requires_grad_(False)
+    trainer = Trainer(network, task.optimisation, folder, {"config": to_dict(config), "kind": "vae"})
+    perceptual = None
+    if task.perceptual:
+        perceptual = PerceptualLoss(3, "squeeze", is_fake_3d=True, fake_3d_ratio=0.2).to(trainer.device)
+
+    def loss(called: nn.Module, step: int, device: torch.device) -> Mapping[str, Tensor]:
+        size, seed = task.optimisation.batch, task.optimisation.seed
+        image = crops.batch(step, size, seed, trainer.rank, trainer.world, phase_at(step, task)).to(device)
+        image = image.contiguous(memory_format=torch.channels_last_3d)
+        output, mean, log_variance = called(image)
+        difference = output.float() - image
+        weight = 1.0 + (task.body_weight - 1.0) * (image > 0.02)
+        l1, l2 = (weight * difference.abs()).mean(), (weight * difference**2).mean()
+        kl = kl_divergence(mean, log_variance)
+        total = task.l1 * l1 + task.l2 * l2 + task.kl * kl
+        out = {"l1": l1, "l2": l2, "kl": kl}
+        if perceptual is not None:
+            out["perceptual"] = perceptual(output.float(), image)
+            total = total + task.perceptual * out["perceptual"]
+        return {"loss": total, **out}
+
+    def validate(network: nn.Module, device: torch.device) -> Mapping[str, float]:
+        assert isinstance(network, AutoencoderKL)
+        values = []
+        for index in range(len(held_out)):
+            image = held_out.pick(index, False)[0][None].to(device)
+            with trainer.autocast():
+                output = network.decode(network.encode(image)[0])
+            values.append(psnr_in_body(image, output.float()))
+        return {"psnr": sum(values) / len(values)}
+
+    trainer.resume()
+    trainer.run(loss, validate, stop_after)
+    return trainer.checkpoint
