@@ -34,7 +34,7 @@ class AutoencoderConfig:
     @property
     def compression(self) -> int:
         """Image voxels per latent voxel along each axis."""
-        return self.patch * 2 ** (len(self.channels) - 1)
+        return self.patch << (len(self.channels) - 1)
 
 
 class Wrapped(nn.Module):
@@ -91,7 +91,8 @@ class Up(nn.Module):
         self.transposed = transposed
         self.conv = Wrapped(channels, channels)
         if transposed:
-            self.conv.conv.conv = nn.ConvTranspose3d(channels, channels, 3, stride=2, padding=1, output_padding=1)
+            enlarge = nn.ConvTranspose3d(channels, channels, 3, stride=2, padding=1, output_padding=1)
+            self.conv.conv.register_module("conv", enlarge)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.transposed:

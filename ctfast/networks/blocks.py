@@ -97,7 +97,7 @@ class HeadProjections(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         def split(t: Tensor) -> Tensor:
-            return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            return t.reshape(t.shape[0], t.shape[1], self.heads, -1).transpose(1, 2)
 
         attended = F.scaled_dot_product_attention(split(self.to_q(x)), split(self.to_k(x)), split(self.to_v(x)))
         out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
@@ -114,8 +114,8 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        attended: Tensor = self.attn(tokens).transpose(1, 2).unflatten(2, x.shape[2:])
-        return x + attended
+        attended: Tensor = self.attn(tokens)
+        return x + attended.transpose(1, 2).reshape(x.shape)
 
 
 class StridedDown(nn.Module):
@@ -178,6 +178,8 @@ class Level(nn.Module):
             if head_channels
             else None
         )
+        self.downsampler: nn.Module | None = None
+        self.upsampler: nn.Module | None = None
 
     def block(self, index: int, x: Tensor, embedding: Tensor) -> Tensor:
         """Residual block ``index`` and its attention."""

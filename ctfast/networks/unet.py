@@ -36,7 +36,7 @@ class DenoiserConfig:
     @property
     def time_width(self) -> int:
         """Width of one embedding."""
-        return 4 * self.channels[0]
+        return 4 * int(self.channels[0])
 
     @property
     def embedding_width(self) -> int:
@@ -68,8 +68,8 @@ class Trunk(nn.Module):
 
     def embed_time(self, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
         """Embedding of time and class, shape (batch, time_width)."""
-        weight = self.time_embed[0].weight
-        embedding: Tensor = self.time_embed(timestep_embedding(timesteps, self.config.channels[0]).to(weight.dtype))
+        sinusoid = timestep_embedding(timesteps, self.config.channels[0])
+        embedding: Tensor = self.time_embed(sinusoid.to(self.conv_in.conv.weight.dtype))
         if self.config.class_embeddings:
             if class_labels is None:
                 raise ValueError("this network was built with class embeddings: class_labels is needed")
@@ -84,7 +84,7 @@ class Trunk(nn.Module):
             for index in range(len(level.resnets)):
                 h = level.block(index, h, embedding)
                 skips.append(h)
-            if hasattr(level, "downsampler"):
+            if level.downsampler is not None:
                 h = level.downsampler(h, embedding)
                 skips.append(h)
         return skips
@@ -114,7 +114,7 @@ class DenoiserUNet(Trunk):
             if level > 0:
                 block.upsampler = resampler(c[level], e, *norm, "double", config.full_resample)
             self.up_blocks.append(block)
-        self.out = nn.Sequential(nn.GroupNorm(*norm[:1], c[0], norm[1]), nn.SiLU(), Conv(c[0], config.out_channels))
+        self.out = nn.Sequential(nn.GroupNorm(config.groups, c[0], config.eps), nn.SiLU(), Conv(c[0], config.out_channels))
 
     def forward(
         self,
@@ -159,7 +159,7 @@ class DenoiserUNet(Trunk):
             assert isinstance(level, Level)
             for index in range(len(level.resnets)):
                 h = level.block(index, torch.cat([h, skips.pop()], dim=1), embedding)
-            if hasattr(level, "upsampler"):
+            if level.upsampler is not None:
                 h = level.upsampler(h, embedding)
         out: Tensor = self.out(h)
         return out
