@@ -79,6 +79,14 @@ def as_labels(array: NDArray[Any], what: str) -> NDArray[np.uint16]:
     return np.ascontiguousarray(array, dtype=np.uint16)
 
 
+def label_counts(labels: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """How many voxels have each label from 0 to 65535."""
+    counts = np.zeros(1 << 16, np.int64)
+    for slab in labels:  # one at a time, since bincount makes eight bytes of every voxel
+        counts += np.bincount(slab.ravel(), minlength=counts.size)
+    return counts
+
+
 def compact_labels(labels: NDArray[np.uint16]) -> NDArray[Any]:
     """Labels as uint8 where they fit: half the file, and more readers know it."""
     return labels.astype(np.uint8) if labels.size == 0 or labels.max() <= 255 else labels

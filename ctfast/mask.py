@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .errors import RequestError
 from .io.geometry import Affine, resampled_nearest, spacing_of, straight_image
 from .io.source import read_source
-from .labels import as_labels
+from .labels import as_labels, label_counts
 from .manifest import Float3, Labels, Size3
 
 # Fields of view that differ by no more than this fraction are taken as the same one on another grid.
@@ -42,7 +42,7 @@ class Mask:
     def sha256(self) -> str:
         """Of the labels' values and shape: what the volume depends on, whatever file they came from."""
         digest = hashlib.sha256(np.array(self.labels.shape, dtype="<u8").tobytes())
-        digest.update(self.labels.astype("<u2", copy=False).tobytes())
+        digest.update(np.ascontiguousarray(self.labels, "<u2").data)
         return digest.hexdigest()
 
 
@@ -95,7 +95,7 @@ def vocabulary_problem(labels: NDArray[np.uint16], vocabulary: Labels) -> str | 
     known = set(vocabulary.names) | {0}
     if vocabulary.body is not None:
         known.add(vocabulary.body)
-    counts = np.bincount(labels.ravel())
+    counts = label_counts(labels)
     unknown = [int(value) for value in np.nonzero(counts)[0] if int(value) not in known]
     if not unknown:
         return None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RequestError
+from ..labels import label_counts
 from ..manifest import PlanManifest
 from . import Region
 
@@ -50,7 +51,7 @@ def regions(names: tuple[str, str] | None, labels: NDArray[np.uint16] | None) ->
     Without names they are the first and last region that shows in the label map; without either, thorax to abdomen.
     """
     if names is None and labels is not None:
-        present = np.bincount(labels.ravel(), minlength=256) > 0
+        present = label_counts(labels) > 0
         shown = [region for region in REGIONS if present[list(_REGION_LABELS[region])].any()]
         if shown:
             names = (shown[0], shown[-1])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RequestError
-from .nifti import GZIP_LEVEL
+from .deflate import LEVEL
 
 
 def write_npz(file: BinaryIO, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
@@ -25,7 +25,7 @@ def write_npz(file: BinaryIO, arrays: Mapping[str, NDArray[Any]], meta: Mapping[
         for name, array in {**arrays, "meta": text}.items():
             entry = zipfile.ZipInfo(f"{name}.npy")
             entry.compress_type = zipfile.ZIP_DEFLATED
-            entry._compresslevel = GZIP_LEVEL  # type: ignore[attr-defined]  # the public name came with Python 3.13
+            entry._compresslevel = LEVEL  # type: ignore[attr-defined]  # the public name came with Python 3.13
             with archive.open(entry, "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, np.asanyarray(array), allow_pickle=False)
 

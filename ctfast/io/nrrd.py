@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RequestError
+from .deflate import write_gzip
 from .geometry import Affine
-from .nifti import GZIP_LEVEL
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SPACES = {
@@ -23,20 +23,24 @@ _SPACES = {
 
 
 def write_nrrd(file: BinaryIO, array: NDArray[Any], affine: Affine, fields: Mapping[str, str]) -> None:
-    """Write an integer volume; ``fields`` become the file's key/value pairs."""
-    import nrrd
-
+    """Write an integer volume; ``fields`` become the file's key/value pairs. Format: teem.sourceforge.net/nrrd."""
     lps = _RAS_TO_LPS @ affine
-    header: dict[str, Any] = {
+    header = {
+        "type": array.dtype.name,
+        "dimension": "3",
         "space": "left-posterior-superior",
-        "space directions": lps[:3, :3].T,
-        "space origin": lps[:3, 3],
-        "kinds": ["domain"] * 3,
-        "space units": ["mm"] * 3,
+        "sizes": " ".join(str(count) for count in array.shape),
+        "space directions": " ".join(_vector(column) for column in lps[:3, :3].T),
+        "kinds": "domain domain domain",
+        "endian": "little",
         "encoding": "gzip",
-        **fields,
+        "space units": '"mm" "mm" "mm"',
+        "space origin": _vector(lps[:3, 3]),
     }
-    nrrd.write(file, array, header, compression_level=GZIP_LEVEL)
+    lines = ["NRRD0005", *(f"{key}: {value}" for key, value in header.items())]
+    lines += [f"{key}:={value}" for key, value in fields.items()]
+    file.write(("\n".join(lines) + "\n\n").encode("ascii", "replace"))
+    write_gzip(file, [array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F")])
 
 
 def read_nrrd(path: Path) -> tuple[NDArray[Any], Affine]:
@@ -57,3 +61,7 @@ def read_nrrd(path: Path) -> tuple[NDArray[Any], Affine]:
     affine[:3, :3] = np.asarray(header["space directions"], dtype=np.float64).T
     affine[:3, 3] = header.get("space origin", np.zeros(3))
     return np.asarray(array), _SPACES[space] @ affine
+
+
+def _vector(values: NDArray[np.float64]) -> str:
+    return f"({','.join(repr(float(value)) for value in values)})"
