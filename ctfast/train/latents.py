@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,15 +14,15 @@ from ctfast.errors import CheckpointError
 from ctfast.networks import AutoencoderKL
 from ctfast.train.config import FlowTask, TrainConfig
 from ctfast.train.data import Crops, draw, generator
-from ctfast.train.loop import pick_device
+from ctfast.train.loop import pick_device, save_atomically
 
 
 def load_vae(path: Path, config: TrainConfig) -> AutoencoderKL:
-    """The averaged VAE of a training checkpoint."""
+    """The VAE of a result (``vae.pt``) of ``ctfast train vae``."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"{path}: expected the checkpoint of 'ctfast train vae': {error}") from error
+        raise CheckpointError(f"{path}: expected the vae.pt of 'ctfast train vae': {error}") from error
     vae = AutoencoderKL(config.vae.network)
     vae.load_state_dict(state["state_dict"])
     return vae.eval().requires_grad_(False)
@@ -102,8 +101,7 @@ def encode_all(
                 rows.append(vae.encode(image)[0][0].half().cpu())
         latents = torch.stack(rows)
         cache.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"key": key, "latents": latents}, cache.with_suffix(".tmp"))
-        os.replace(cache.with_suffix(".tmp"), cache)
+        save_atomically({"key": key, "latents": latents}, cache)
     maps = None
     if labels:
         maps = torch.stack([crops.pick(i, f, s)[1] for i, (f, s) in itertools.product(range(len(crops)), versions)])

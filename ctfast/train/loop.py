@@ -51,6 +51,13 @@ def rate_at(step: int, settings: Optimisation) -> float:
     return settings.rate * (settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
+def save_atomically(state: Mapping[str, Any], path: Path) -> None:
+    """``torch.save``, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(dict(state), temporary)
+    os.replace(temporary, path)
+
+
 class Trainer:
     """Trains one network; every random draw is a function of the step, so a resumed run equals an unbroken one."""
 
@@ -98,9 +105,7 @@ class Trainer:
             "step": self.step,
             **self.record,
         }
-        temporary = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        save_atomically(state, self.checkpoint)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 autocast where the configuration asks for mixed precision."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ctfast.networks import AutoencoderKL
 from ctfast.train.config import TrainConfig, VaeTask, to_dict
 from ctfast.train.data import Crops
-from ctfast.train.loop import Trainer
+from ctfast.train.latents import standardise
+from ctfast.train.loop import Trainer, save_atomically
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -37,12 +38,22 @@ def psnr_in_body(image: Tensor, other: Tensor) -> float:
     return float(-10.0 * torch.log10(error))
 
 
-def train_vae(config: TrainConfig, folder: Path, stop_after: int | None = None) -> Path:
-    """Train the VAE of ``config`` into ``folder``; goes on from its checkpoint. Returns the checkpoint's path."""
+def train_vae(
+    config: TrainConfig, folder: Path, stop_after: int | None = None, start: Mapping[str, Tensor] | None = None
+) -> Path:
+    """Train the VAE of ``config`` into ``folder``; goes on from its checkpoint, or from the weights ``start``.
+
+    Returns:
+        Path of the result (``vae.pt``): the averaged weights, latents standardised unless the encoder was frozen
+        (``decoder_only``: its latents must stay those a denoiser was trained on). With ``stop_after`` before the last
+        step, the checkpoint's.
+    """
     task = config.vae
     crops, held_out = Crops(config.data, "train"), Crops(config.data, "val")
     torch.manual_seed(task.optimisation.seed)
     network = AutoencoderKL(task.network)
+    if start is not None:
+        network.load_state_dict(start)
     if task.decoder_only:
         network.encoder.requires_grad_(False)
         network.quant_conv_mu.requires_grad_(False)
@@ -80,4 +91,13 @@ def train_vae(config: TrainConfig, folder: Path, stop_after: int | None = None) 
 
     trainer.resume()
     trainer.run(loss, validate, stop_after)
-    return trainer.checkpoint
+    if trainer.step < task.optimisation.steps:
+        return trainer.checkpoint
+    result = trainer.ema
+    assert isinstance(result, AutoencoderKL)
+    if not task.decoder_only:
+        standardise(result, crops)
+    path = folder / "vae.pt"
+    if trainer.rank == 0:
+        save_atomically({"state_dict": result.state_dict(), **trainer.record}, path)
+    return path
