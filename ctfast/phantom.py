@@ -19,9 +19,9 @@ from .io.geometry import centred_affine
 from .labels import LabelMap
 
 SIZE = (96, 96, 64)
-SPACING = (3.906, 3.906, 2.5)
+SPACING = (4.0, 4.0, 3.0)
 # Where the mandible's centroid lies, as fractions of the volume's extent: how the embedded plan's data are cropped.
-LANDMARK = (0.5, 0.5, 0.6)
+LANDMARK = (0.5, 0.67, 0.465)
 
 BRAINSTEM, CORD, PAROTID_RIGHT, PAROTID_LEFT, ESOPHAGUS, LARYNX, MANDIBLE, PTV56, PTV63, PTV70 = range(1, 11)
 BODY = 200
@@ -51,6 +51,7 @@ _OUTLINE = (
 _CORD = ((-170, -128), (-130, -108), (-100, -94), (-70, -82), (-40, -75), (0, -75), (30, -76))
 _BRAINSTEM = ((10, -77), (40, -76), (60, -72), (90, -65))
 _ESOPHAGUS = ((-170, -84), (-125, -68), (-100, -60), (-80, -56))
+_ARCH = 1.7  # power of the superellipse along which the mandible runs
 # Half widths of the brainstem: z, across, front to back.
 _BRAINSTEM_WIDTH = ((10, 6, 6), (30, 8, 8), (50, 12, 10), (70, 14, 12), (90, 14, 11))
 
@@ -117,7 +118,7 @@ def phantom(size: Sequence[int] = SIZE, spacing: Sequence[float] = SPACING, seed
 def _space(size: Sequence[int], spacing: Sequence[float], rng: np.random.Generator) -> _Space:
     """The voxels' places in the patient, who varies in size, in where he lies, and in how his head is bent."""
     scale = np.clip(rng.normal(1.0, 0.04, 3), 0.9, 1.1) * np.clip(rng.normal(1.0, 0.03), 0.93, 1.07)
-    shift = rng.normal(0.0, (4.0, 5.0, 4.0))
+    shift = rng.normal(0.0, (3.0, 5.0, 8.0))
     bend, lean = np.clip(rng.normal(0.0, (0.07, 0.02)), (-0.15, -0.05), (0.15, 0.05))
     axes = [
         ((np.arange(count) + 0.5) - part * count) * step - move
@@ -136,7 +137,7 @@ def _body(space: _Space, rng: np.random.Generator) -> Solid:
     half = half * (1 + (stout - 1) * (0.3 + neck))
     back = back * (1 + (stout - 1) * 0.5 * neck)
     middle, deep = (front + back) / 2, (front - back) / 2
-    half = half * (1 - 0.25 * np.clip((space.y + 10) / 62, 0, 1) ** 2)  # cheeks and jaw narrow towards the chin
+    half = half * (1 - 0.4 * np.clip((space.y + 20) / 72, 0, 1) ** 2)  # cheeks and jaw narrow towards the chin
     head = np.abs(space.x / half) ** 2.1 + np.abs((space.y - middle) / deep) ** 2.1 <= 1.0
     top = rng.normal(-74.0, 7.0)
     below = np.clip((top - space.z) / 34.0, 0.0, 1.0)
@@ -171,7 +172,8 @@ def _organs(space: _Space, rng: np.random.Generator) -> list[tuple[int, Solid]]:
     cord_top = float(np.clip(rng.normal(18, 5), 8, 28))
     radius = float(rng.normal(5.6, 0.4))
     z, across, deep = np.array(_BRAINSTEM_WIDTH, dtype=np.float64).T
-    stem = space.tube(_BRAINSTEM, np.interp(space.z, z, across), np.interp(space.z, z, deep)) & (space.z > cord_top)
+    stem = space.tube(_BRAINSTEM, np.interp(space.z, z, across), np.interp(space.z, z, deep))
+    stem &= (space.z > cord_top) & (space.z <= rng.normal(74, 5))
     cord = space.tube(_CORD, radius, radius * 0.9) & (space.z <= cord_top)
     gullet = space.tube(_ESOPHAGUS, 8.0, 5.5, x=float(rng.normal(-3, 2))) & (space.z <= rng.normal(-86, 6))
     larynx = space.ellipsoid(around(-1, -35, -62, spread=3.0), around(16, 16, 18, spread=1.5), power=3.0)
@@ -187,10 +189,11 @@ def _mandible(space: _Space, rng: np.random.Generator) -> Solid:
     wide, long, thick = 44 + rng.normal(0, 1.5), 68 + rng.normal(0, 2), max(3.6, rng.normal(4.5, 0.4))
     rear = -36 + rng.normal(0, 1.5)
     x, forward = space.x / wide, (space.y - rear) / long
-    # Distance from the half ellipse, to first order: (r - 1) / |grad r| with r the elliptic radius.
-    r = np.hypot(x, forward) + 1e-9
-    gradient = np.hypot(x / wide, forward / long) / r
-    arch = np.abs(r - 1) / np.maximum(gradient, 1e-9) <= thick
+    # A superellipse r = 1, pointed at the chin; distance from it to first order: |r - 1| / |grad r|.
+    a, b = np.abs(x) + 1e-9, np.abs(forward) + 1e-9
+    r = (a**_ARCH + b**_ARCH) ** (1 / _ARCH)
+    gradient = np.hypot((a / r) ** (_ARCH - 1) / wide, (b / r) ** (_ARCH - 1) / long)
+    arch = np.abs(r - 1) / gradient <= thick
     behind = 1 - np.clip(forward / r, 0, 1)  # 0 at the chin, 1 at the angles
     low, high = -34 + 25 * behind, 5 + 3 * behind + rng.normal(0, 1.5)
     bow = arch & (forward >= 0) & (space.z >= low) & (space.z <= high)

@@ -62,7 +62,7 @@ def test_right_is_right(drawn: list[Any]) -> None:
 
 def test_the_mandible_lies_where_the_crop_expects_it(drawn: list[Any]) -> None:
     fractions = [np.argwhere(volume.array == MANDIBLE).mean(axis=0) / SIZE for volume in drawn]
-    assert np.mean(fractions, axis=0) == pytest.approx(module.LANDMARK, abs=0.02)
+    assert np.mean(fractions, axis=0) == pytest.approx(module.LANDMARK, abs=0.03)
 
 
 def test_targets_keep_away_from_the_skin(drawn: list[Any]) -> None:
@@ -74,7 +74,7 @@ def test_targets_keep_away_from_the_skin(drawn: list[Any]) -> None:
 
 
 def test_another_grid_shows_the_same_patient() -> None:
-    coarse = phantom(size=(48, 48, 32), spacing=(7.812, 7.812, 5.0), seed=5)
+    coarse = phantom(size=(48, 48, 32), spacing=(8, 8, 6), seed=5)
     fine = phantom(seed=5)
     for label in (MANDIBLE, BODY):
         volumes = [(each.array == label).sum() * np.prod(each.spacing) for each in (coarse, fine)]
