@@ -40,17 +40,20 @@ def write_preview(file: BinaryIO, volume: Volume) -> None:
 def render_preview(volume: Volume) -> Image:
     """The preview as a Pillow image: rows are windows, columns the axial, coronal and sagittal plane.
 
-    The planes go through the centre of what is labelled, or of the volume where nothing is.
+    The planes go through the centre of what is labelled, or of the volume where nothing is. Margins that are black in
+    both windows are cut off.
     """
     from PIL import Image, ImageDraw
 
-    spacing = volume.spacing
+    windows = _windows(volume)
+    box = _visible(volume.array, min(level - span / 2 for _, level, span in windows))
+    array = volume.array[box]
     outlined = _outlined(volume)
-    where = _centre(outlined, volume.size)
-    extents = np.array(volume.size) * np.array(spacing)
+    outlined = None if outlined is None else outlined[box]
+    where = _centre(outlined, array.shape)
+    extents = np.array(array.shape) * np.array(volume.spacing)
     scale = _PANE / float(extents.max())
     sides = [_pane_size(extents, axis, scale) for _, axis, _, _ in _PLANES]
-    windows = _windows(volume)
     width = sum(w for w, _ in sides) + _GAP * (len(sides) + 1)
     row = max(h for _, h in sides) + _GAP
     page = Image.new("RGB", (width, _HEADER + row * len(windows)), (_BACKGROUND,) * 3)
@@ -60,7 +63,7 @@ def render_preview(volume: Volume) -> Image:
         left = _GAP
         for (plane, axis, low, high), side in zip(_PLANES, sides, strict=True):
             top = _HEADER + line * row
-            pane = _pane(volume.array, axis, where[axis], level, span, side)
+            pane = _pane(array, axis, where[axis], level, span, side)
             if outlined is not None:
                 _outline(pane, _slice(outlined, axis, where[axis]))
             page.paste(pane, (left, top))
@@ -77,7 +80,17 @@ def _outlined(volume: Volume) -> NDArray[np.uint16] | None:
     return labels if labels.any() else volume.labels
 
 
-def _centre(labels: NDArray[np.uint16] | None, size: tuple[int, int, int]) -> list[int]:
+def _visible(array: Pixels, black: float) -> tuple[slice, ...]:
+    """The box of all voxels above ``black`` and a margin of two; everything if there are none."""
+    box = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        (index,) = np.nonzero(array.max(axis=others) > black)
+        box.append(slice(max(0, int(index[0]) - 2), int(index[-1]) + 3) if index.size else slice(None))
+    return tuple(box)
+
+
+def _centre(labels: NDArray[np.uint16] | None, size: tuple[int, ...]) -> list[int]:
     if labels is None or not labels.any():
         return [count // 2 for count in size]
     return [round(float(np.mean(index))) for index in np.nonzero(labels)]
@@ -145,6 +158,6 @@ def _outline(pane: Image, labels: Pixels) -> None:
 def _annotate(draw: ImageDraw, corner: tuple[int, int], side: tuple[int, int], name: str, low: str, high: str) -> None:
     left, top = corner
     middle = top + side[1] // 2 - 6
-    draw.text((left + 4, top + 3), name, fill=_DIM)
-    draw.text((left + 4, middle), low, fill=_DIM)
-    draw.text((left + side[0] - 10, middle), high, fill=_DIM)
+    draw.text((left + 4, top + 3), name, fill=_DIM, stroke_width=1, stroke_fill=(0, 0, 0))
+    draw.text((left + 4, middle), low, fill=_DIM, stroke_width=1, stroke_fill=(0, 0, 0))
+    draw.text((left + side[0] - 10, middle), high, fill=_DIM, stroke_width=1, stroke_fill=(0, 0, 0))

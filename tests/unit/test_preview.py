@@ -20,7 +20,7 @@ def volume(array: Any, labels: Any = None, meta: Any = None) -> Volume:
 
 
 def block(x: slice, y: slice, z: slice) -> Any:
-    array = np.full((40, 40, 20), -1000)
+    array = np.full((40, 40, 20), -300)  # black in the soft-tissue window but not in the other
     array[x, y, z] = 1000
     return array
 
@@ -71,6 +71,26 @@ def test_a_flat_volume_has_flat_panes() -> None:
     page = preview.render_preview(volume(np.zeros((40, 40, 5))))
     assert page.height < 2 * (preview._PANE + preview._GAP) + preview._HEADER + 1
     assert page.width == 3 * preview._PANE + 4 * preview._GAP
+
+
+def test_black_margins_are_cut_off() -> None:
+    """30 x 30 x 10 voxels of tissue and two around: 68 x 68 x 56 mm of 80."""
+    array = np.full((40, 40, 20), -1000)
+    array[5:35, 5:35, 5:15] = 0
+    page = preview.render_preview(volume(array))
+    side, flat = preview._PANE, round(preview._PANE * 56 / 68)
+    assert page.height == preview._HEADER + 2 * (side + preview._GAP)
+    axial = np.array(page.convert("L"))[preview._HEADER : preview._HEADER + side, preview._GAP : preview._GAP + side]
+    edge = round(2 / 34 * side)
+    assert axial[side // 2 + 30, edge + 12 : -edge - 12].min() > 90
+    assert axial[side // 2 + 30, : edge - 12].max() < 5
+    coronal = np.array(page.convert("L"))[preview._HEADER :, 2 * preview._GAP + side :][
+        : side + preview._GAP, side // 2
+    ]
+    assert coronal[flat // 2] > 90
+    assert coronal[flat + 2] == preview._BACKGROUND
+    empty = preview.render_preview(volume(np.full((40, 40, 20), -1000)))
+    assert empty.height == page.height
 
 
 def test_windows_are_soft_tissue_and_bone() -> None:
