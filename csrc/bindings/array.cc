@@ -39,7 +39,7 @@ TensorView view_of(const py::array& array, const std::string& name) {
 }
 
 py::array contiguous(const py::handle& object, const std::string& name) {
-  const py::array array = py::array::ensure(object, py::array::c_style);
+  py::array array = py::array::ensure(object, py::array::c_style);
   if (!array) {
     PyErr_Clear();
     throw Error(ErrorKind::request, "'" + name + "' is not an array of numbers");

@@ -29,15 +29,17 @@ void raise(const char* name, const char* message) {
 }  // namespace
 
 void register_errors() {
-  py::register_local_exception_translator([](std::exception_ptr pointer) {
-    try {
-      if (pointer) std::rethrow_exception(pointer);
-    } catch (const Error& error) {
-      raise(class_name(error.kind()), error.what());
-    } catch (const std::bad_alloc&) {
-      raise("MemoryBudgetError", "out of memory. Ask for a smaller size, or free memory.");
-    }
-  });
+  // pybind11 fixes the signature.
+  py::register_local_exception_translator(
+      [](std::exception_ptr pointer) {  // NOLINT(performance-unnecessary-value-param)
+        try {
+          if (pointer) std::rethrow_exception(pointer);
+        } catch (const Error& error) {
+          raise(class_name(error.kind()), error.what());
+        } catch (const std::bad_alloc&) {
+          raise("MemoryBudgetError", "out of memory. Ask for a smaller size, or free memory.");
+        }
+      });
 }
 
 }  // namespace ctfast::bindings

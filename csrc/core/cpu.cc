@@ -51,7 +51,7 @@ CpuFeatures cpu_features() {
   features.avx512_bf16 = features.avx512 && __builtin_cpu_supports("avx512bf16");
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (features.avx512 && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
-    features.amx_bf16 = (edx >> 22 & 1U) != 0 && (edx >> 24 & 1U) != 0;  // AMX-BF16 and AMX-TILE
+    features.amx_bf16 = (edx >> 22U & 1U) != 0 && (edx >> 24U & 1U) != 0;  // AMX-BF16 and AMX-TILE
   }
 #endif
   return features;

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # Folders that reach the wheel, by their name there, and what they hold beside Python files.
 SOURCES = {"ctfast": ROOT / "ctfast", "ctfast/export": ROOT / "export"}
-DATA = {".plan", ".yaml", ".yml", ".json", ".pyi", ".typed"}
+DATA = {".gz", ".json", ".plan", ".pyi", ".typed", ".yaml", ".yml"}
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("scikit_build_core") is None, reason="building a wheel here needs scikit-build-core"

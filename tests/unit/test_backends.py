@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import tiny_networks
+from support import tiny_networks, tiny_plan
 
 from ctfast import _native, backends, plan
 from ctfast.backends import openvino
 from ctfast.errors import DeviceError, PlanError, RequestError
 
 RESIDUALS = ["down_residual_00", "middle_residual"]
-TEMPLATE = json.loads((Path(__file__).parent / "tiny_manifest.json").read_text(encoding="utf-8"))
 
 
 def write_plan(path: Path, model: Any, name: str = "denoiser", **changes: Any) -> tuple[Any, Any]:
@@ -33,7 +31,9 @@ def write_plan(path: Path, model: Any, name: str = "denoiser", **changes: Any) -
         "tensors": {},
     } | changes
     sections = {f"{name}/model.xml": xml.encode(), f"{name}/model.bin": weights}
-    plan.write(path, TEMPLATE | {"networks": {name: network}}, sections)
+    conditioning = tiny_plan.MANIFEST["conditioning"] | {"controlnet": False}
+    manifest = tiny_plan.MANIFEST | {"networks": {name: network}, "conditioning": conditioning}
+    plan.write(path, manifest, sections)
     return _native.Plan(path), plan.Plan.open(path).manifest
 
 
