@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -164,8 +164,8 @@ def decode(
 
 
 def build(
-    model: str,
-    weights: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Mapping[str, Any],
+    weights: Any,
     output: str | os.PathLike[str],
     backend: str = "openvino",
     precision: str = "bf16",
@@ -173,8 +173,8 @@ def build(
 ) -> Path:
     """Make a plan from checkpoints and return its path; needs the extra ``ctfast[export]``.
 
-    ``model`` is a variant or family by name, ``weights`` the folder (or file) with its checkpoints; ``options`` are
-    those of ``ctfast.export.build``.
+    ``model`` is a published variant by name or the description of another, ``weights`` the folder with its checkpoints;
+    ``options``, and the errors, are those of ``ctfast.export.build``. RequestError: the extra is not installed.
     """
     try:
         exporter = import_module("ctfast.export")
