@@ -21,12 +21,9 @@ def write_npz(file: BinaryIO, arrays: Mapping[str, NDArray[Any]], meta: Mapping[
     What numpy.savez_compressed writes, but at the fastest level and without time stamps.
     """
     text = np.array(json.dumps(meta, sort_keys=True))
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as archive:
         for name, array in {**arrays, "meta": text}.items():
-            entry = zipfile.ZipInfo(f"{name}.npy")
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry._compresslevel = LEVEL  # type: ignore[attr-defined]  # the public name came with Python 3.13
-            with archive.open(entry, "w", force_zip64=True) as stream:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, np.asanyarray(array), allow_pickle=False)
 
 
