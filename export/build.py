@@ -1,0 +1,302 @@
+"""Checkpoints to plans: load each network, export it, convert it, and write them all into one file."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+from torch import nn
+
+from ctfast import plan as plan_file
+from ctfast.errors import OutputError, RequestError
+from ctfast.export.describe import Shapes, completed, described, with_networks
+from ctfast.export.memory import Footprint, footprint, predict
+from ctfast.export.onnx import export_onnx
+from ctfast.export.openvino import convert
+from ctfast.export.sources import Model, Weights, resolve
+from ctfast.export.tensors import fingerprints, fits_half, locate
+from ctfast.export.wrappers import GRAPHS, Graph, graphs
+from ctfast.manifest import PlanManifest
+from ctfast.networks import AutoencoderKL, ControlNet, DenoiserUNet
+from ctfast.observer import Observer, Progress, observer_of, report
+
+_log = logging.getLogger(__name__)
+
+BACKENDS = ("openvino",)
+PRECISIONS = ("bf16", "fp32")
+WEIGHTS_DTYPES = ("float16", "float32")
+
+#: Makes a network: its role in, the loaded module out.
+Loader = Callable[[str], nn.Module]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How networks are written: ``precision`` is what they run in, ``weights_dtype`` how their weights are kept."""
+
+    precision: str = "bf16"
+    weights_dtype: str = "float16"
+    keep_onnx: Path | None = None
+
+
+def build(
+    variant_or_config: str | os.PathLike[str] | Mapping[str, Any],
+    weights: Weights,
+    output: str | os.PathLike[str],
+    backend: str = "openvino",
+    precision: str = "bf16",
+    name: str | None = None,
+    observer: Progress | None = None,
+    keep_onnx: str | os.PathLike[str] | None = None,
+    dry_run: bool = False,
+    *,
+    networks: Collection[str] | None = None,
+    weights_dtype: str | None = None,
+    command: str | None = None,
+) -> Path:
+    """Make a plan from checkpoints.
+
+    Args:
+        variant_or_config: Name of a published variant or a description; see ctfast.export.sources.resolve.
+        weights: Folder in one of the official layouts, or files by role.
+        output: The plan. It is there as a whole or not at all.
+        backend: "openvino".
+        precision: What the plan's networks run in where the processor can: "bf16" or "fp32".
+        name: The plan's name; the variant's unless given.
+        observer: Called as observer(stage, done, total); returning False cancels.
+        keep_onnx: Folder for the ONNX files in between, which are removed unless it is given.
+        dry_run: Check files, weights and description, and write nothing.
+        networks: Roles to include; None for all whose files are there.
+        weights_dtype: "float16" or "float32"; by default float16 for bf16, float32 for fp32.
+        command: What the manifest says the plan was made with.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        RequestError: Unknown variant, backend, precision or network, or a description that cannot be used.
+        CheckpointError: Files are missing or do not fit the networks.
+        OutputError: The plan cannot be written.
+        CancelledError: ``observer`` asked to stop.
+    """
+    options = checked_options(backend, precision, weights_dtype, keep_onnx)
+    target = checked_output(output)
+    model = resolve(variant_or_config, weights, networks)
+    if command is None:
+        command = f"ctfast.build({model.variant.name!r}, output={target.name!r}, precision={precision!r})"
+    control = model.networks.controlnet if "controlnet" in model.files else None
+    shapes = Shapes(model.networks.autoencoder, model.networks.denoiser, control.label_bits if control else 0)
+    watch = observer_of(observer)
+    report(watch, "read", 0, 1)
+    manifest = completed(described(model, name), shapes, command)
+    _check_manifest(manifest, tuple(model.files))
+    report(watch, "read", 1, 1)
+    if dry_run:
+        for index, role in enumerate(model.files):
+            report(watch, f"check {role}", index, len(model.files))
+            model.load(role)
+        return target
+    scale_factor = model.scale_factor("mask_denoiser") if "mask_denoiser" in model.files else 1.0
+    _write(target, manifest, tuple(model.files), model.load, shapes, options, watch, scale_factor)
+    return target
+
+
+def build_from_modules(
+    modules: Mapping[str, nn.Module | Callable[[], nn.Module]],
+    description: Mapping[str, Any],
+    output: str | os.PathLike[str],
+    *,
+    precision: str = "bf16",
+    weights_dtype: str | None = None,
+    observer: Progress | None = None,
+    keep_onnx: str | os.PathLike[str] | None = None,
+    command: str = "ctfast.export.build_from_modules",
+    mask_scale_factor: float = 1.0,
+) -> Path:
+    """Make a plan from networks in memory.
+
+    Args:
+        modules: Networks by role ("autoencoder", "denoiser", "controlnet", "mask_autoencoder", "mask_denoiser"), or
+            functions that load one; the latter are called one at a time, and again for what the manifest needs.
+        description: The manifest's keys in JSON form, without those in ctfast.export.describe.BUILT_KEYS, and with
+            ``scale_factor``: name, family, variant, revision, modality, intensity, sizes, schedule, weights, licence,
+            and labels, data and model_card if there are any.
+        output, precision, weights_dtype, observer, keep_onnx, command: As for ``build``.
+        mask_scale_factor: What mask latents were multiplied by in training.
+
+    Raises:
+        RequestError, PlanError: The description cannot be used.
+        OutputError, CancelledError: As for ``build``.
+    """
+    options = checked_options("openvino", precision, weights_dtype, keep_onnx)
+    target = checked_output(output)
+    unknown = [role for role in modules if role not in GRAPHS]
+    missing = [role for role in ("autoencoder", "denoiser") if role not in modules]
+    if unknown or missing:
+        raise RequestError(
+            f"modules: expected at least autoencoder and denoiser, all of {', '.join(GRAPHS)}; "
+            f"found {', '.join(modules) or 'none'}"
+        )
+
+    def load(role: str) -> nn.Module:
+        module = modules[role]
+        return module if isinstance(module, nn.Module) else module()
+
+    autoencoder, denoiser = load("autoencoder"), load("denoiser")
+    control = load("controlnet") if "controlnet" in modules else None
+    if not isinstance(autoencoder, AutoencoderKL) or not isinstance(denoiser, DenoiserUNet):
+        raise RequestError("modules: autoencoder must be an AutoencoderKL and denoiser a DenoiserUNet")
+    bits = control.label_bits if isinstance(control, ControlNet) else 0
+    shapes = Shapes(autoencoder.config, denoiser.config, bits)
+    del autoencoder, denoiser, control
+    manifest = completed(description, shapes, command)
+    roles = tuple(role for role in GRAPHS if role in modules)
+    _check_manifest(manifest, roles)
+    _write(target, manifest, roles, load, shapes, options, observer_of(observer), mask_scale_factor)
+    return target
+
+
+def checked_options(
+    backend: str, precision: str, weights_dtype: str | None, keep_onnx: str | os.PathLike[str] | None
+) -> Options:
+    """The options, if there are such; RequestError tells which there are."""
+    if backend not in BACKENDS:
+        raise RequestError(f"backend: expected {' or '.join(BACKENDS)}, found {backend!r}")
+    if precision not in PRECISIONS:
+        raise RequestError(f"precision: expected {' or '.join(PRECISIONS)}, found {precision!r}")
+    if weights_dtype is None:
+        weights_dtype = "float16" if precision == "bf16" else "float32"
+    if weights_dtype not in WEIGHTS_DTYPES:
+        raise RequestError(f"weights_dtype: expected {' or '.join(WEIGHTS_DTYPES)}, found {weights_dtype!r}")
+    return Options(precision, weights_dtype, None if keep_onnx is None else Path(keep_onnx))
+
+
+def checked_output(output: str | os.PathLike[str]) -> Path:
+    """The plan's path, if a file can be there; OutputError otherwise."""
+    target = Path(output)
+    if target.is_dir():
+        raise OutputError(f"'{target}' is a folder; give the path of the plan file to write")
+    if not target.parent.is_dir():
+        raise OutputError(f"the folder '{target.parent}' does not exist; make it or give another path")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"the folder '{target.parent}' is not writable; change its permissions or give another path")
+    return target
+
+
+def _check_manifest(manifest: Mapping[str, Any], roles: tuple[str, ...]) -> None:
+    """Refuse a bad description before the long part, with stand-ins for the networks; PlanError lists what is wrong."""
+    stand_in = {
+        "backend": "openvino",
+        "precision": "fp32",
+        "weights_dtype": "float32",
+        "inputs": ["latent"],
+        "outputs": ["prediction"],
+    }
+    networks = {name: stand_in for role in roles for name in GRAPHS[role]}
+    PlanManifest.from_json(with_networks(manifest, networks, ()), strict=True)
+
+
+def _write(
+    target: Path,
+    manifest: Mapping[str, Any],
+    roles: tuple[str, ...],
+    load: Loader,
+    shapes: Shapes,
+    options: Options,
+    watch: Observer,
+    mask_scale_factor: float,
+) -> None:
+    total = sum(len(GRAPHS[role]) for role in roles)
+    entries: dict[str, Any] = {}
+    footprints: dict[str, Footprint] = {}
+    sections: dict[str, bytes | memoryview | Path] = {}
+    with _scratch(target) as folder:
+        for role in roles:
+            report(watch, f"load {role}", len(entries), total)
+            module = load(role)
+            factor = mask_scale_factor if role == "mask_autoencoder" else 1.0
+            for graph in graphs(role, module, controlnet="controlnet" in roles, scale_factor=factor):
+                report(watch, f"export {graph.name}", len(entries), total)
+                part = _network(graph, folder, options)
+                entries[graph.name], footprints[graph.name] = part.entry, part.footprint
+                sections[f"{graph.name}/model.xml"], sections[f"{graph.name}/model.bin"] = part.xml, part.weights
+            del module, graph
+            gc.collect()
+        report(watch, "write", total, total)
+        whole = PlanManifest.from_json(with_networks(manifest, entries, ()), strict=True)
+        memory = predict(footprints, whole.sizes, shapes.autoencoder.compression, shapes.label_bits)
+        plan_file.write(target, with_networks(manifest, entries, [asdict(peak) for peak in memory]), sections)
+
+
+@dataclass(frozen=True)
+class _Part:
+    entry: Mapping[str, Any]
+    footprint: Footprint
+    xml: Path
+    weights: Path
+
+
+def _network(graph: Graph, folder: Path, options: Options) -> _Part:
+    """Export one graph; its weights are left in ``folder``."""
+    half = options.weights_dtype == "float16" and fits_half(graph.state)
+    if options.weights_dtype == "float16" and not half:
+        _log.warning("%s has weights beyond float16's range; they are kept as float32", graph.name)
+    onnx_file = export_onnx(graph, folder / f"{graph.name}.onnx")
+    ir = convert(onnx_file.path, graph, folder, half=half, weights=fingerprints(graph.state) if half else ())
+    for file in folder.glob(f"{graph.name}.onnx*"):
+        if options.keep_onnx is None:
+            file.unlink()
+        else:
+            options.keep_onnx.mkdir(parents=True, exist_ok=True)
+            shutil.move(file, options.keep_onnx / file.name)
+    table = locate(ir.xml, ir.weights, graph.state, half=half)
+    _log.info("%s: ONNX %s; OpenVINO %s", graph.name, dict(onnx_file.operators), dict(ir.operations))
+    found = footprint(graph, ov.Core().read_model(ir.xml), ir.weights.stat().st_size, options.precision)
+    entry = {
+        "backend": "openvino",
+        "precision": options.precision,
+        "weights_dtype": "float16" if half else "float32",
+        "inputs": [port.name for port in graph.inputs],
+        "outputs": list(graph.outputs),
+        "drop_if_unused": list(graph.drop_if_unused),
+        "tensors": {key: asdict(tensor) for key, tensor in table.items()},
+    }
+    return _Part(entry, found, ir.xml, ir.weights)
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A folder beside the plan for what is large and passing; gone at the end, whatever happened."""
+    folder: Path | None = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".ctfast-build-", dir=target.parent))
+        yield folder
+    except OSError as error:
+        raise OutputError(
+            f"'{target}': the build could not write beside it: {error.strerror or error}. Make room there (about three "
+            "times the plan's size), check the folder's permissions, or give another path"
+        ) from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def inspect(model: Model) -> dict[str, Any]:
+    """What a build would take, for people who ask before they wait: files, checksums, parameters by role."""
+    return {
+        role: {
+            "file": str(path),
+            "sha256": model.checksums[role],
+            "parameters": sum(tensor.numel() for tensor in model.load(role).state_dict().values()),
+        }
+        for role, path in model.files.items()
+    }
