@@ -1,20 +1,25 @@
-"""``ctfast train controlnet``: mask conditioning on a frozen denoiser, with MAISI-v2's region-specific contrastive loss."""
+"""``ctfast train controlnet``: mask conditioning on a frozen denoiser, with MAISI-v2's region-specific contrast."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ctfast.errors import DataError
 from ctfast.networks import ControlNet, DenoiserUNet
 from ctfast.train.config import ControlNetTask, TrainConfig, to_dict
-from ctfast.train.data import Crops, generator, label_bits
-from ctfast.train.flow import conditions, distance, noised, scheduler, voxel_size
-from ctfast.train.latents import Latents, encode_all, load_vae, versions_of
-from ctfast.train.loop import Trainer
+from ctfast.train.data import Crops, label_bits
+from ctfast.train.flow import VALIDATION_STEPS, conditions, crops_and_latents, distance, noised, scheduler
+from ctfast.train.latents import Latents
+from ctfast.train.loop import Progress, Trainer, channels_last, place
+from ctfast.train.sampling import generator
+from ctfast.train.weights import load_weights
 
 
 def start_from(controlnet: ControlNet, denoiser: DenoiserUNet) -> None:
@@ -29,11 +34,9 @@ def start_from(controlnet: ControlNet, denoiser: DenoiserUNet) -> None:
             nn.init.zeros_(parameter)
 
 
-def region_weights(labels: Tensor, roi: Sequence[int], size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Region of interest and its dilated complement at latent resolution, shapes (batch, 1, d, h, w), values 0 or 1."""
-    inside = torch.isin(labels, torch.tensor(list(roi), dtype=labels.dtype, device=labels.device)).float()
-    region = (F.adaptive_max_pool3d(inside, tuple(size)) > 0).float()
-    return region, inside
+def region_of(labels: Tensor, roi: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The region of interest at latent resolution, shape (batch, 1, d, h, w): 1 where any image voxel is in it."""
+    return F.adaptive_max_pool3d(_in_roi(labels, roi).float(), tuple(size))
 
 
 def dilate(region: Tensor, voxels: int) -> Tensor:
@@ -61,8 +64,7 @@ def contrastive_loss(first: Tensor, second: Tensor, region: Tensor, dilation: in
 
 def without_roi(labels: Tensor, roi: Sequence[int], background: int) -> Tensor:
     """The label map with the ROI's labels replaced by the background label."""
-    inside = torch.isin(labels, torch.tensor(list(roi), dtype=labels.dtype, device=labels.device))
-    return torch.where(inside, torch.full_like(labels, background), labels)
+    return torch.where(_in_roi(labels, roi), torch.full_like(labels, background), labels)
 
 
 def contrast_weight(step: int, steps: int, task: ControlNetTask) -> float:
@@ -71,56 +73,74 @@ def contrast_weight(step: int, steps: int, task: ControlNetTask) -> float:
 
 
 def train_controlnet(
-    config: TrainConfig, vae_path: Path, flow_path: Path, folder: Path, stop_after: int | None = None
+    config: TrainConfig,
+    vae_source: str | os.PathLike[str],
+    flow_source: str | os.PathLike[str],
+    folder: Path,
+    stop_after: int | None = None,
+    start: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
-    """Train the ControlNet of ``config`` beside the frozen denoiser of ``flow_path``; goes on from its checkpoint."""
+    """Train the ControlNet of ``config`` beside the frozen denoiser of ``flow_source``.
+
+    Goes on from the checkpoint in ``folder``; without one it begins with the weights of ``start`` (a checkpoint or a
+    plan), or as a copy of the denoiser's way down that has no effect yet.
+
+    Returns:
+        Path of the checkpoint; its ``state_dict`` holds the averaged weights.
+    """
     task, settings, bits = config.controlnet, config.controlnet.optimisation, config.data.label_bits
-    crops, held_out = Crops(config.data, "train"), Crops(config.data, "val")
-    vae = load_vae(vae_path, config)
-    data = encode_all(vae, crops, versions_of(config.flow, config.data.flip), True, folder / "latents.pt")
-    check = encode_all(vae, held_out, [(False, (0, 0, 0))], True, folder / "latents_val.pt")
+    data, check = crops_and_latents(config, vae_source, folder, progress)
+    for source in (data, check):
+        _check_labels(source.crops, bits)
     denoiser = DenoiserUNet(config.flow.network)
-    denoiser.load_state_dict(torch.load(flow_path, map_location="cpu", weights_only=True)["state_dict"])
+    load_weights(denoiser, flow_source)
     torch.manual_seed(settings.seed)
     controlnet = ControlNet(config.controlnet_network())
-    start_from(controlnet, denoiser)
-    trainer = Trainer(_Pair(controlnet), settings, folder, {"config": to_dict(config), "kind": "controlnet"})
-    denoiser = denoiser.to(trainer.device, memory_format=torch.channels_last_3d).eval().requires_grad_(False)
-    schedule, spacing = scheduler(config.flow), voxel_size(crops)
+    if start is not None:
+        load_weights(controlnet, start)
+    else:
+        start_from(controlnet, denoiser)
+    record = {"config": to_dict(config), "kind": "controlnet"}
+    trainer = Trainer(controlnet, settings, folder, record, lambda net: _Call(cast(ControlNet, net)), progress)
+    frozen = place(denoiser.eval().requires_grad_(False), trainer.device)
+    schedule, where = scheduler(config.flow), trainer.device
 
-    def call(network: nn.Module, source: Latents, size: int, step: int, rank: int, world: int) -> dict[str, Tensor]:
-        where = trainer.device
-        latent, labels = source.batch(step, size, settings.seed, rank, world)
-        assert labels is not None
-        labels = labels.to(where)
-        noisy, times, velocity = noised(latent, schedule, generator(settings.seed, step, rank, 5))
-        noisy = noisy.to(where, memory_format=torch.channels_last_3d)
-        times, velocity = times.to(where), velocity.to(where)
-        given = {k: v.to(where) for k, v in conditions(config.flow.network, size, config.modality, spacing).items()}
-
-        def predict(mask: Tensor) -> tuple[Tensor, Tensor]:
-            down, middle, feature = network(noisy, times, label_bits(mask, bits), given.get("class_labels"))
-            return denoiser(noisy, times, **given, down_residuals=down, middle_residual=middle), feature
-
-        prediction, feature = predict(labels)
-        region, _ = region_weights(labels, task.roi_labels, noisy.shape[2:])
+    def call(
+        network: nn.Module, source: Latents, size: int, step: int, rank: int = 0, world: int = 1, contrast: float = 0.0
+    ) -> dict[str, Tensor]:
+        batch = source.batch(step, size, settings.seed, rank, world)
+        noisy, times, velocity = noised(batch.latent, schedule, generator(settings.seed, step, rank, 5))
+        noisy, times, velocity = channels_last(noisy.to(where)), times.to(where), velocity.to(where)
+        given = {k: v.to(where) for k, v in conditions(config.flow.network, config.modality, batch.spacing).items()}
+        labels = batch.labels.to(where)
+        region = region_of(labels, task.roi_labels, noisy.shape[2:])
+        # The pair goes through the ControlNet as one batch: DDP wants one call per step.
+        paired = contrast != 0.0 and bool(region.any())
+        if paired:
+            labels = torch.cat([labels, without_roi(labels, task.roi_labels, task.background_label)])
+            noisy, times = channels_last(noisy.repeat(2, 1, 1, 1, 1)), times.repeat(2)
+            given = {k: v.repeat(2, *[1] * (v.dim() - 1)) for k, v in given.items()}
+        down, middle, feature = network(noisy, times, label_bits(labels, bits), given.get("class_labels"))
+        if paired and task.contrast_on_features:  # the denoiser need not see the second half
+            down, middle, noisy, times = [d[:size] for d in down], middle[:size], noisy[:size], times[:size]
+            given = {k: v[:size] for k, v in given.items()}
+        prediction = frozen(noisy, times, **given, down_residuals=down, middle_residual=middle)
         weight = 1.0 + (task.roi_weight - 1.0) * region
-        flow = (weight * distance(prediction, velocity, task.loss)).mean()
-        out = {"flow": flow}
+        flow = (weight * distance(prediction[:size], velocity, task.loss)).mean()
+        if not paired:
+            return {"loss": flow, "flow": flow}
+        compared = feature if task.contrast_on_features else prediction
+        term = contrastive_loss(compared[:size], compared[size:], region, task.contrast_dilation, task.contrast_cap)
+        return {"loss": flow + contrast * term, "flow": flow, "contrast": term}
+
+    def loss(network: nn.Module, step: int) -> Mapping[str, Tensor]:
         factor = contrast_weight(step, settings.steps, task)
-        if task.roi_labels and factor and bool(region.any()) and torch.is_grad_enabled():
-            other, other_feature = predict(without_roi(labels, task.roi_labels, task.background_label))
-            pair = (feature, other_feature) if task.contrast_on_features else (prediction, other)
-            out["contrast"] = contrastive_loss(*pair, region, task.contrast_dilation, task.contrast_cap)
-            flow = flow + factor * out["contrast"]
-        return {"loss": flow, **out}
+        return call(network, data, settings.batch, step, trainer.rank, trainer.world, factor)
 
-    def loss(network: nn.Module, step: int, device: torch.device) -> Mapping[str, Tensor]:
-        return call(network, data, settings.batch, step, trainer.rank, trainer.world)
-
-    def validate(network: nn.Module, device: torch.device) -> Mapping[str, float]:
+    def validate(network: nn.Module) -> Mapping[str, float]:
         with trainer.autocast():
-            values = [float(call(network, check, 4, 10**9 + i, 0, 1)["flow"]) for i in range(10)]
+            values = [float(call(network, check, 4, step)["flow"]) for step in VALIDATION_STEPS]
         return {"flow": sum(values) / len(values)}
 
     trainer.resume()
@@ -128,8 +148,21 @@ def train_controlnet(
     return trainer.checkpoint
 
 
-class _Pair(nn.Module):
-    """The ControlNet as one call, so that DDP sees all its parts: residuals and the first encoder feature."""
+def _in_roi(labels: Tensor, roi: Sequence[int]) -> Tensor:
+    return torch.isin(labels, torch.tensor(list(roi), dtype=labels.dtype, device=labels.device))
+
+
+def _check_labels(crops: Crops, bits: int) -> None:
+    for name, labels in zip(crops.names, crops.labels, strict=True):
+        highest = int(labels.max())
+        if highest >= 2**bits:
+            raise DataError(
+                f"{name}: expected labels below {2**bits} ({bits} bits), found {highest}; raise data.label_bits"
+            )
+
+
+class _Call(nn.Module):
+    """The ControlNet as one call, so that DDP sees all its parts: residuals and the first level's encoder feature."""
 
     def __init__(self, controlnet: ControlNet) -> None:
         super().__init__()
@@ -139,7 +172,8 @@ class _Pair(nn.Module):
         self, x: Tensor, timesteps: Tensor, condition: Tensor, class_labels: Tensor | None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         net = self.controlnet
-        condition = condition.contiguous(memory_format=torch.channels_last_3d)
-        skips, middle = net.features(x, timesteps, net.embed_condition(condition), class_labels)
+        embedding = net.embed_condition(channels_last(condition))
+        skips, middle = net.features(x, timesteps, embedding, class_labels)
         down = [tap(skip) for tap, skip in zip(net.controlnet_down_blocks, skips, strict=True)]
-        return down, net.controlnet_mid_block(middle), skips[net.config.blocks]
+        middle_residual: Tensor = net.controlnet_mid_block(middle)
+        return down, middle_residual, skips[net.config.blocks]

@@ -6,7 +6,7 @@ a tenth. Same mathematics, same parameters; only training uses it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,7 @@ class FastGroupNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type != "cpu" or not torch.is_grad_enabled():
             return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-        out: Tensor = _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
+        out: Tensor = cast(Any, _GroupNorm).apply(input, self.weight, self.bias, self.num_groups, self.eps)
         return out
 
 

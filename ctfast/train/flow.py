@@ -1,19 +1,25 @@
-"""``ctfast train flow``: a rectified flow on latents (Liu et al. 2023), time steps as MONAI's RFlowScheduler draws them."""
+"""``ctfast train flow``: a rectified flow on latents (Liu et al. 2023), time steps as MONAI's scheduler draws them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from monai.networks.schedulers import RFlowScheduler
+from monai.networks.schedulers.rectified_flow import RFlowScheduler
 from torch import Tensor, nn
 
 from ctfast.networks import DenoiserConfig, DenoiserUNet
 from ctfast.train.config import FlowTask, TrainConfig, to_dict
-from ctfast.train.data import Crops, generator
-from ctfast.train.latents import Latents, encode_all, load_vae, versions_of
-from ctfast.train.loop import Trainer
+from ctfast.train.data import Crops
+from ctfast.train.latents import PLAIN, Latents, encode_all, load_vae, versions_of
+from ctfast.train.loop import Progress, Trainer, channels_last
+from ctfast.train.sampling import generator
+from ctfast.train.weights import load_weights
+
+# Steps far beyond any training run: the same noise and times at every validation.
+VALIDATION_STEPS = range(10**9, 10**9 + 10)
 
 
 def scheduler(task: FlowTask) -> RFlowScheduler:
@@ -29,32 +35,22 @@ def scheduler(task: FlowTask) -> RFlowScheduler:
     )
 
 
-def conditions(network: DenoiserConfig, batch: int, modality: int, spacing: tuple[float, ...]) -> dict[str, Tensor]:
-    """Class and spacing inputs of a batch, where the network has them."""
+def conditions(network: DenoiserConfig, modality: int, spacing: Tensor) -> dict[str, Tensor]:
+    """Class and spacing inputs of a batch with voxel sizes ``spacing`` (n, 3) in mm, where the network has them."""
     out = {}
     if network.class_embeddings:
-        out["class_labels"] = torch.full((batch,), modality, dtype=torch.long)
+        out["class_labels"] = torch.full((len(spacing),), modality, dtype=torch.long)
     if network.spacing:
-        out["spacing"] = torch.tensor([spacing] * batch) * 100.0
+        out["spacing"] = spacing * 100.0
     return out
 
 
-def voxel_size(crops: Crops) -> tuple[float, ...]:
-    """Spacing in mm of a prepared data set, from its first crop."""
-    import nibabel
-
-    first = Path(crops.config.root) / "train" / f"{crops.names[0]}_ct.nii.gz"
-    return tuple(float(v) for v in nibabel.load(first).header.get_zooms()[:3])
-
-
-def noised(
-    data: Tensor, schedule: RFlowScheduler, random: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+def noised(data: Tensor, schedule: RFlowScheduler, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """(noisy latent, raw time steps, velocity = data - noise) of a batch; draws depend on ``random`` alone."""
     noise = torch.randn(data.shape, generator=random)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(0, 2**31, (), generator=random)))
-        times = schedule.sample_timesteps(data)
+        times: Tensor = schedule.sample_timesteps(data)
     return schedule.add_noise(original_samples=data, noise=noise, timesteps=times), times, data - noise
 
 
@@ -64,32 +60,56 @@ def distance(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
     return difference.abs() if kind == "l1" else difference**2
 
 
-def train_flow(config: TrainConfig, vae_path: Path, folder: Path, stop_after: int | None = None) -> Path:
-    """Train the denoiser of ``config`` on the latents of ``vae_path``; goes on from ``folder``'s checkpoint."""
+def crops_and_latents(
+    config: TrainConfig, vae_source: str | os.PathLike[str], folder: Path, progress: Progress | None
+) -> tuple[Latents, Latents]:
+    """Latents of both splits, cached in ``folder``: what the denoiser and the ControlNet train on."""
+    multiple = config.vae.network.compression * 2 ** (len(config.flow.network.channels) - 1)
+    crops, held_out = (Crops(config.data, split, multiple) for split in ("train", "val"))
+    vae = load_vae(vae_source, config)
+    data = encode_all(vae, crops, versions_of(config.flow, config.data.flip), folder / "latents.pt", progress)
+    return data, encode_all(vae, held_out, [PLAIN], folder / "latents_val.pt", progress)
+
+
+def train_flow(
+    config: TrainConfig,
+    vae_source: str | os.PathLike[str],
+    folder: Path,
+    stop_after: int | None = None,
+    start: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Train the denoiser of ``config`` on the latents of ``vae_source``.
+
+    Goes on from the checkpoint in ``folder``; without one it begins with the weights of ``start`` (a checkpoint or a
+    plan), or random ones.
+
+    Returns:
+        Path of the checkpoint; its ``state_dict`` holds the averaged weights.
+    """
     task, settings = config.flow, config.flow.optimisation
-    crops, held_out = Crops(config.data, "train"), Crops(config.data, "val")
-    vae = load_vae(vae_path, config)
-    data = encode_all(vae, crops, versions_of(task, config.data.flip), False, folder / "latents.pt")
-    check = encode_all(vae, held_out, [(False, (0, 0, 0))], False, folder / "latents_val.pt")
+    data, check = crops_and_latents(config, vae_source, folder, progress)
     torch.manual_seed(settings.seed)
-    trainer = Trainer(DenoiserUNet(task.network), settings, folder, {"config": to_dict(config), "kind": "flow"})
-    schedule, spacing = scheduler(task), voxel_size(crops)
+    denoiser = DenoiserUNet(task.network)
+    if start is not None:
+        load_weights(denoiser, start)
+    record = {"config": to_dict(config), "kind": "flow", "scale_factor": 1.0}
+    trainer = Trainer(denoiser, settings, folder, record, progress=progress)
+    schedule, where = scheduler(task), trainer.device
 
-    def call(network: nn.Module, source: Latents, size: int, step: int, rank: int, world: int) -> Tensor:
-        latent, _ = source.batch(step, size, settings.seed, rank, world)
-        noisy, times, velocity = noised(latent, schedule, generator(settings.seed, step, rank, 5))
-        where = trainer.device
-        given = {k: v.to(where) for k, v in conditions(task.network, size, config.modality, spacing).items()}
-        noisy = noisy.to(where, memory_format=torch.channels_last_3d)
-        return distance(network(noisy, times.to(where), **given), velocity.to(where), task.loss).mean()
+    def call(network: nn.Module, source: Latents, size: int, step: int, rank: int = 0, world: int = 1) -> Tensor:
+        batch = source.batch(step, size, settings.seed, rank, world)
+        noisy, times, velocity = noised(batch.latent, schedule, generator(settings.seed, step, rank, 5))
+        given = {k: v.to(where) for k, v in conditions(task.network, config.modality, batch.spacing).items()}
+        prediction = network(channels_last(noisy.to(where)), times.to(where), **given)
+        return distance(prediction, velocity.to(where), task.loss).mean()
 
-    def loss(network: nn.Module, step: int, device: torch.device) -> Mapping[str, Tensor]:
+    def loss(network: nn.Module, step: int) -> Mapping[str, Tensor]:
         return {"loss": call(network, data, settings.batch, step, trainer.rank, trainer.world)}
 
-    def validate(network: nn.Module, device: torch.device) -> Mapping[str, float]:
+    def validate(network: nn.Module) -> Mapping[str, float]:
         with trainer.autocast():
-            # Steps far beyond any training run: the same noise and times at every validation.
-            values = [float(call(network, check, 4, 10**9 + i, 0, 1)) for i in range(10)]
+            values = [float(call(network, check, 4, step)) for step in VALIDATION_STEPS]
         return {"loss": sum(values) / len(values)}
 
     trainer.resume()

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
+import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ctfast.errors import CheckpointError
 from ctfast.networks import AutoencoderKL
 from ctfast.train.config import FlowTask, TrainConfig
-from ctfast.train.data import Crops, draw, generator
-from ctfast.train.loop import pick_device, save_atomically
+from ctfast.train.data import Crops
+from ctfast.train.distributed import distributed, pick_device, wait_for_all
+from ctfast.train.files import save_atomically
+from ctfast.train.loop import Progress
+from ctfast.train.sampling import generator
+from ctfast.train.weights import load_weights, rescale
+
+Version = tuple[bool, tuple[int, int, int]]
+PLAIN: Version = (False, (0, 0, 0))
 
 
-def load_vae(path: Path, config: TrainConfig) -> AutoencoderKL:
-    """The VAE of a result (``vae.pt``) of ``ctfast train vae``."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: expected the vae.pt of 'ctfast train vae': {error}") from error
+def load_vae(source: str | os.PathLike[str], config: TrainConfig) -> AutoencoderKL:
+    """The VAE of a result (``vae.pt``) of ``ctfast train vae``, of an official checkpoint, or of a plan."""
     vae = AutoencoderKL(config.vae.network)
-    vae.load_state_dict(state["state_dict"])
+    load_weights(vae, source)
     return vae.eval().requires_grad_(False)
 
 
@@ -32,77 +37,94 @@ def load_vae(path: Path, config: TrainConfig) -> AutoencoderKL:
 def standardise(vae: AutoencoderKL, crops: Crops) -> None:
     """Fold per-channel standardisation into the VAE, in place: afterwards its latents have mean 0 and deviation 1.
 
-    The posterior's 1 x 1 x 1 convolutions absorb it on the way in and the decoder's first one on the way out, so the
-    VAE stays what it was and the scale factor of its plan is 1.
+    Reconstructions stay what they were, and the scale factor of a plan made from it is 1.
     """
     device = next(vae.parameters()).device
     count, total, square = 0, torch.zeros(vae.config.latent_channels), torch.zeros(vae.config.latent_channels)
     for index in range(0, len(crops), max(1, len(crops) // 48)):
-        mean = vae.encode(crops.pick(index, False)[0][None].to(device))[0].float().cpu().flatten(2)[0]
+        mean = vae.encode(crops.pick(index, False)[None].to(device))[0].float().cpu().flatten(2)[0]
         count, total, square = count + mean.shape[1], total + mean.sum(1), square + (mean**2).sum(1)
     centre = total / count
-    deviation = (square / count - centre**2).clamp_min(1e-8).sqrt()
-    mu, sigma, post = vae.quant_conv_mu.conv, vae.quant_conv_log_sigma.conv, vae.post_quant_conv.conv
-    mu.weight.div_(deviation[:, None, None, None, None].to(device))
-    mu.bias.copy_((mu.bias - centre.to(device)) / deviation.to(device))
-    assert sigma.bias is not None and post.bias is not None
-    sigma.bias.sub_(2.0 * torch.log(deviation).to(device))
-    post.bias.add_((post.weight[:, :, 0, 0, 0] @ centre.to(device)))
-    post.weight.mul_(deviation[None, :, None, None, None].to(device))
+    rescale(vae, centre, (square / count - centre**2).clamp_min(1e-8).sqrt())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents (n, channels, d, h, w), their label maps (n, 1, x, y, z), and voxel sizes in mm (n, 3)."""
+
+    latent: Tensor
+    labels: Tensor
+    spacing: Tensor
 
 
 class Latents:
-    """Posterior means (float16) and, where asked for, label maps of every version of every crop."""
+    """Posterior means (float16) of every version of every crop, and how to draw batches of them."""
 
-    def __init__(self, latents: Tensor, labels: Tensor | None, versions: int, patients: int) -> None:
-        self.latents, self.labels, self.versions, self.patients = latents, labels, versions, patients
+    def __init__(self, rows: Sequence[Tensor], crops: Crops, versions: Sequence[Version]) -> None:
+        self.rows, self.crops, self.versions = rows, crops, versions
 
-    def batch(self, step: int, size: int, seed: int, rank: int, world: int) -> tuple[Tensor, Tensor | None]:
-        """Latents (size, channels, d, h, w) and labels of one step, a random version of each drawn patient."""
+    def batch(self, step: int, size: int, seed: int, rank: int = 0, world: int = 1) -> Batch:
+        """What a step trains on: a random version of each drawn crop, all of one shape."""
         random = generator(seed, step, rank, 4)
-        rows = []
-        for position in range(size):
-            patient = draw(step * size * world + rank * size + position, self.patients, seed)
-            version = int(torch.randint(0, self.versions, (), generator=random))
-            rows.append(patient * self.versions + version)
-        return self.latents[rows].float(), None if self.labels is None else self.labels[rows]
+        crops = self.crops.buckets.members(step, size, seed, rank, world)
+        versions = [int(torch.randint(0, len(self.versions), (), generator=random)) for _ in crops]
+        pairs = list(zip(crops, versions, strict=True))
+        return Batch(
+            torch.stack([self.rows[crop * len(self.versions) + version].float() for crop, version in pairs]),
+            torch.stack([self.crops.pick_labels(crop, *self.versions[version]) for crop, version in pairs]),
+            torch.tensor([self.crops.spacings[crop] for crop in crops]),
+        )
 
 
-def versions_of(task: FlowTask, flip: bool) -> list[tuple[bool, tuple[int, int, int]]]:
+def versions_of(task: FlowTask, flip: bool) -> list[Version]:
     """Mirror images and shifts every crop is encoded with: the plain one first, then its mirror image, then shifts."""
-    plain = [(f, (0, 0, 0)) for f in ((False, True) if flip else (False,))]
     random = generator(17)
-    shifted = (
-        (flip and bool(i % 2), tuple(int(v) for v in torch.randint(-task.shift, task.shift + 1, (3,), generator=random)))
-        for i in itertools.count()
-    )
-    return (plain + list(itertools.islice(shifted, max(0, task.versions - len(plain)))))[: task.versions]  # type: ignore[arg-type]
+    versions = [PLAIN, (True, PLAIN[1])] if flip else [PLAIN]
+    for index in range(task.versions - len(versions)):
+        x, y, z = (int(v) for v in torch.randint(-task.shift, task.shift + 1, (3,), generator=random))
+        versions.append((flip and bool(index % 2), (x, y, z)))
+    return versions[: task.versions]
 
 
 @torch.no_grad()
 def encode_all(
-    vae: AutoencoderKL, crops: Crops, versions: Sequence[tuple[bool, tuple[int, int, int]]], labels: bool, cache: Path
+    vae: AutoencoderKL, crops: Crops, versions: Sequence[Version], cache: Path, progress: Progress | None = None
 ) -> Latents:
-    """Encode every version of every crop, or read the cache that an earlier run with the same VAE and data left."""
+    """Encode every version of every crop, or read the cache that an earlier run with the same VAE and data left.
+
+    Under torchrun the first rank encodes, and the others read what it wrote.
+    """
     digest = hashlib.sha256(repr((crops.names, list(versions))).encode())
     for tensor in vae.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
+    for image in crops.images:
+        digest.update(image.numpy().tobytes())
     key = digest.hexdigest()
-    stored = torch.load(cache, weights_only=True) if cache.exists() else {}
-    if stored.get("key") == key:
-        latents = stored["latents"]
-    else:
+    rank, _ = distributed()
+    rows = _read(cache, key) if rank == 0 else None
+    if rank == 0 and rows is None:
         device = pick_device()
         vae = vae.to(device)
         rows = []
-        for index, (flip, shift) in itertools.product(range(len(crops)), versions):
-            image = crops.pick(index, flip, shift)[0][None].to(device)
+        pairs = list(itertools.product(range(len(crops)), versions))
+        for done, (index, version) in enumerate(pairs, start=1):
+            image = crops.pick(index, *version)[None].to(device)
             with torch.autocast(device.type, torch.bfloat16):
                 rows.append(vae.encode(image)[0][0].half().cpu())
-        latents = torch.stack(rows)
+            if progress is not None:
+                progress("encode", done, len(pairs))
         cache.parent.mkdir(parents=True, exist_ok=True)
-        save_atomically({"key": key, "latents": latents}, cache)
-    maps = None
-    if labels:
-        maps = torch.stack([crops.pick(i, f, s)[1] for i, (f, s) in itertools.product(range(len(crops)), versions)])
-    return Latents(latents, maps, len(versions), len(crops))
+        save_atomically({"key": key, "latents": rows}, cache)
+    wait_for_all()
+    rows = _read(cache, key) if rows is None else rows
+    assert rows is not None
+    return Latents(rows, crops, versions)
+
+
+def _read(cache: Path, key: str) -> list[Tensor] | None:
+    """The rows of a cache; None if there is none or it is of something else."""
+    try:
+        stored = torch.load(cache, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
+    return list(stored["latents"]) if isinstance(stored, dict) and stored.get("key") == key else None

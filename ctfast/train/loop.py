@@ -3,44 +3,30 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
-import time
+import pickle
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 
-from ctfast.errors import CheckpointError, DataError
+from ctfast.errors import CheckpointError, DataError, OutputError
 from ctfast.train.config import Optimisation
-from ctfast.train.data import generator
+from ctfast.train.distributed import distributed, pick_device
 from ctfast.train.fast_norm import use_fast_norms
+from ctfast.train.files import Log, save_atomically
+from ctfast.train.sampling import generator
 
-# (network to call, step, device) -> losses by name; "loss" is the one that is minimised.
-LossFunction = Callable[[nn.Module, int, torch.device], Mapping[str, Tensor]]
-Validation = Callable[[nn.Module, torch.device], Mapping[str, float]]
-
-
-def distributed() -> tuple[int, int]:
-    """(rank, world size) of a run under torchrun, (0, 1) otherwise; joins the process group at the first call."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return (dist.get_rank(), world) if world > 1 else (0, 1)
-
-
-def pick_device() -> torch.device:
-    """This process's GPU where there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+# (network to call, step) -> losses by name; "loss" is the one that is minimised.
+LossFunction = Callable[[nn.Module, int], Mapping[str, Tensor]]
+# (averaged network) -> figures by name
+Validation = Callable[[nn.Module], Mapping[str, float]]
+# (stage, done, total)
+Progress = Callable[[str, int, int], object]
 
 
 def rate_at(step: int, settings: Optimisation) -> float:
@@ -51,27 +37,54 @@ def rate_at(step: int, settings: Optimisation) -> float:
     return settings.rate * (settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
-def save_atomically(state: Mapping[str, Any], path: Path) -> None:
-    """``torch.save``, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(dict(state), temporary)
-    os.replace(temporary, path)
+def channels_last(value: Tensor) -> Tensor:
+    """The same tensor with channels innermost, which is how convolutions want it."""
+    return value.contiguous(memory_format=torch.channels_last_3d)
+
+
+def place(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to the device in the layout, and with the norms, that are fastest to train there."""
+    if device.type == "cpu":
+        network = use_fast_norms(network)
+    # torch's stubs do not know that memory_format goes with a device.
+    placed: nn.Module = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return placed
 
 
 class Trainer:
-    """Trains one network; every random draw is a function of the step, so a resumed run equals an unbroken one."""
+    """Trains one network; every random draw is a function of the step, so a resumed run equals an unbroken one.
 
-    def __init__(self, network: nn.Module, settings: Optimisation, folder: Path, record: Mapping[str, Any]) -> None:
-        self.settings, self.folder, self.record = settings, folder, dict(record)
+    Args:
+        network: What is trained, on any device; its state dict is what checkpoints hold.
+        settings: How.
+        folder: Where checkpoints and logs go.
+        record: Further entries of the checkpoint, of plain types.
+        wrap: Makes a module with another ``forward`` out of the network; that is what the loss function gets.
+        progress: Called with ("train", steps done, steps in all) after every step.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: Optimisation,
+        folder: Path,
+        record: Mapping[str, Any],
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.settings, self.folder, self.record, self.progress = settings, folder, dict(record), progress
         self.rank, self.world = distributed()
         self.device = pick_device()
-        network = use_fast_norms(network) if self.device.type == "cpu" else network
-        self.network = network.to(self.device, memory_format=torch.channels_last_3d)
+        self.network = place(network, self.device)
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
-        self.trained = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.trained, settings.rate, weight_decay=settings.weight_decay)
+        self._wrap = wrap or (lambda module: module)
+        self._trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(self._trained, settings.rate, weight_decay=settings.weight_decay)
         self.step = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: expected a folder to train into: {error}") from error
 
     @property
     def checkpoint(self) -> Path:
@@ -79,7 +92,11 @@ class Trainer:
         return self.folder / "checkpoint.pt"
 
     def resume(self) -> bool:
-        """Go on from the folder's checkpoint, if there is one."""
+        """Go on from the folder's checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: It is damaged, or of a network or a set of trained weights other than the configuration's.
+        """
         if not self.checkpoint.exists():
             return False
         try:
@@ -88,9 +105,10 @@ class Trainer:
             self.ema.load_state_dict(state["state_dict"])
             self.optimiser.load_state_dict(state["optimizer_state_dict"])
             self.step = int(state["step"])
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"{self.checkpoint}: does not fit this configuration ({error}); train into a new folder"
+                f"{self.checkpoint}: does not fit this configuration, or is damaged ({error}); "
+                "go on with the configuration it was made with, or train into a new folder"
             ) from error
         return True
 
@@ -111,61 +129,51 @@ class Trainer:
         """bf16 autocast where the configuration asks for mixed precision."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.settings.amp else nullcontext()
 
-    def run(self, loss: LossFunction, validate: Validation | None = None, stop_after: int | None = None) -> None:
-        """Train up to the configured number of steps (or ``stop_after``), saving and logging on the way."""
-        called: nn.Module = self.network
-        if self.world > 1:
-            called = DistributedDataParallel(self.network, find_unused_parameters=True)
-        last = min(self.settings.steps, stop_after if stop_after is not None else self.settings.steps)
-        writer = SummaryWriter(str(self.folder)) if self.rank == 0 else None
-        log = (self.folder / "log.jsonl").open("a") if self.rank == 0 else None
-        sums: dict[str, float] = {}
-        started = time.perf_counter()
-        while self.step < last:
-            step = self.step
-            # What a network draws itself (posterior samples) follows the step as well.
-            torch.manual_seed(int(generator(self.settings.seed, step, self.rank, 3).initial_seed()))
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate_at(step, self.settings)
-            self.optimiser.zero_grad(set_to_none=True)
-            with self.autocast():
-                losses = loss(called, step, self.device)
-            losses["loss"].backward()
-            norm = nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
-            if not torch.isfinite(norm):
-                raise DataError(
-                    f"step {step}: the gradient is not finite; lower the rate, or look for damaged crops. "
-                    f"The last checkpoint is {self.checkpoint}"
-                )
-            self.optimiser.step()
-            self._average()
-            self.step += 1
-            for name, value in {**losses, "gradient": norm}.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
-            if log is not None and writer is not None and (self.step % self.settings.log_every == 0 or self.step == last):
-                entry = {name: total / self._logged() for name, total in sums.items()}
-                entry |= {"step": self.step, "rate": rate_at(step, self.settings)}
-                entry["seconds"] = round(time.perf_counter() - started, 1)
-                sums = {}
-                log.write(json.dumps({k: round(v, 6) for k, v in entry.items()}) + "\n")
-                log.flush()
-                for name, value in entry.items():
-                    writer.add_scalar(name, value, self.step)
-            if self.step % self.settings.save_every == 0 or self.step == last:
-                self.save()
-                if validate is not None and log is not None and writer is not None:
-                    with torch.no_grad():
-                        figures = validate(self.ema, self.device)
-                    log.write(json.dumps({"step": self.step, **{f"val_{k}": round(v, 5) for k, v in figures.items()}}) + "\n")
-                    log.flush()
-                    for name, value in figures.items():
-                        writer.add_scalar(f"val/{name}", value, self.step)
-        if writer is not None and log is not None:
-            writer.close()
-            log.close()
+    def run(self, loss: LossFunction, validate: Validation, stop_after: int | None = None) -> None:
+        """Train up to the configured number of steps (or to step ``stop_after``), saving and logging on the way.
 
-    def _logged(self) -> int:
-        return self.settings.log_every if self.step % self.settings.log_every == 0 else self.step % self.settings.log_every
+        Raises:
+            DataError: A gradient is not finite.
+        """
+        called = self._wrap(self.network)
+        if self.world > 1:
+            called = DistributedDataParallel(called, find_unused_parameters=True)
+        averaged = self._wrap(self.ema)
+        last = self.settings.steps if stop_after is None else min(self.settings.steps, stop_after)
+        with Log(self.folder, self.rank) as log:
+            while self.step < last:
+                log.add(self._train(called, loss))
+                if self.step % self.settings.log_every == 0 or self.step == last:
+                    log.write_means(self.step, rate_at(self.step - 1, self.settings))
+                if self.step % self.settings.save_every == 0 or self.step == last:
+                    self.save()
+                    if self.rank == 0:
+                        with torch.no_grad():
+                            log.write_validation(self.step, validate(averaged))
+                if self.progress is not None:
+                    self.progress("train", self.step, last)
+
+    def _train(self, called: nn.Module, loss: LossFunction) -> dict[str, float]:
+        """One step; returns its losses and the norm of its gradient."""
+        # What a network draws itself (posterior samples) follows the step as well.
+        torch.manual_seed(int(generator(self.settings.seed, self.step, self.rank, 3).initial_seed()))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate_at(self.step, self.settings)
+        self.optimiser.zero_grad(set_to_none=True)
+        with self.autocast():
+            losses = loss(called, self.step)
+        losses["loss"].backward()
+        norm = nn.utils.clip_grad_norm_(self._trained, self.settings.clip)
+        if not torch.isfinite(norm):
+            kept = f"The last checkpoint is {self.checkpoint}" if self.checkpoint.exists() else "Nothing was saved yet"
+            raise DataError(
+                f"step {self.step}: expected a finite gradient, found {float(norm)}; lower the rate, or look for "
+                f"damaged crops. {kept}"
+            )
+        self.optimiser.step()
+        self._average()
+        self.step += 1
+        return {name: float(value.detach()) for name, value in {**losses, "gradient": norm}.items()}
 
     @torch.no_grad()
     def _average(self) -> None:

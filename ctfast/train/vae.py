@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from monai.losses import PerceptualLoss
+from monai.losses.perceptual import PerceptualLoss
 from torch import Tensor, nn
 
 from ctfast.networks import AutoencoderKL
 from ctfast.train.config import TrainConfig, VaeTask, to_dict
 from ctfast.train.data import Crops
+from ctfast.train.files import save_atomically
 from ctfast.train.latents import standardise
-from ctfast.train.loop import Trainer, save_atomically
+from ctfast.train.loop import Progress, Trainer, channels_last
+from ctfast.train.weights import load_weights
+
+# Intensity of -960 HU: what lies below is air around the patient.
+AIR = 0.02
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -33,15 +39,22 @@ def phase_at(step: int, task: VaeTask) -> tuple[int, int, int] | None:
 
 def psnr_in_body(image: Tensor, other: Tensor) -> float:
     """PSNR in dB on the [0, 1] window over voxels that are not air (intensity above 0.02, i.e. -960 HU)."""
-    body = image > 0.02
+    body = image > AIR
     error = ((image - other.clamp(0, 1)) ** 2)[body].mean()
     return float(-10.0 * torch.log10(error))
 
 
 def train_vae(
-    config: TrainConfig, folder: Path, stop_after: int | None = None, start: Mapping[str, Tensor] | None = None
+    config: TrainConfig,
+    folder: Path,
+    stop_after: int | None = None,
+    start: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
-    """Train the VAE of ``config`` into ``folder``; goes on from its checkpoint, or from the weights ``start``.
+    """Train the VAE of ``config`` into ``folder``.
+
+    Goes on from the checkpoint there; without one it begins with the weights of ``start`` (a checkpoint or a plan), or
+    random ones.
 
     Returns:
         Path of the result (``vae.pt``): the averaged weights, latents standardised unless the encoder was frozen
@@ -49,27 +62,31 @@ def train_vae(
         step, the checkpoint's.
     """
     task = config.vae
-    crops, held_out = Crops(config.data, "train"), Crops(config.data, "val")
+    crops, held_out = (Crops(config.data, split, task.network.compression) for split in ("train", "val"))
+    for phase in task.phases:
+        if phase.patch is not None:
+            crops.check_patch(phase.patch)
     torch.manual_seed(task.optimisation.seed)
     network = AutoencoderKL(task.network)
     if start is not None:
-        network.load_state_dict(start)
+        load_weights(network, start)
     if task.decoder_only:
         network.encoder.requires_grad_(False)
         network.quant_conv_mu.requires_grad_(False)
         network.quant_conv_log_sigma.requires_grad_(False)
-    trainer = Trainer(network, task.optimisation, folder, {"config": to_dict(config), "kind": "vae"})
+    record = {"config": to_dict(config), "kind": "vae"}
+    trainer = Trainer(network, task.optimisation, folder, record, progress=progress)
     perceptual = None
     if task.perceptual:
         perceptual = PerceptualLoss(3, "squeeze", is_fake_3d=True, fake_3d_ratio=0.2).to(trainer.device)
 
-    def loss(called: nn.Module, step: int, device: torch.device) -> Mapping[str, Tensor]:
+    def loss(called: nn.Module, step: int) -> Mapping[str, Tensor]:
         size, seed = task.optimisation.batch, task.optimisation.seed
-        image = crops.batch(step, size, seed, trainer.rank, trainer.world, phase_at(step, task)).to(device)
-        image = image.contiguous(memory_format=torch.channels_last_3d)
+        batch = crops.batch(step, size, seed, trainer.rank, trainer.world, phase_at(step, task))
+        image = channels_last(batch.to(trainer.device))
         output, mean, log_variance = called(image)
         difference = output.float() - image
-        weight = 1.0 + (task.body_weight - 1.0) * (image > 0.02)
+        weight = 1.0 + (task.body_weight - 1.0) * (image > AIR)
         l1, l2 = (weight * difference.abs()).mean(), (weight * difference**2).mean()
         kl = kl_divergence(mean, log_variance)
         total = task.l1 * l1 + task.l2 * l2 + task.kl * kl
@@ -79,11 +96,11 @@ def train_vae(
             total = total + task.perceptual * out["perceptual"]
         return {"loss": total, **out}
 
-    def validate(network: nn.Module, device: torch.device) -> Mapping[str, float]:
+    def validate(network: nn.Module) -> Mapping[str, float]:
         assert isinstance(network, AutoencoderKL)
         values = []
         for index in range(len(held_out)):
-            image = held_out.pick(index, False)[0][None].to(device)
+            image = held_out.pick(index, False)[None].to(trainer.device)
             with trainer.autocast():
                 output = network.decode(network.encode(image)[0])
             values.append(psnr_in_body(image, output.float()))
