@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ctfast.errors import CheckpointError, DataError, OutputError
 from ctfast.train.config import Optimisation
-from ctfast.train.distributed import distributed, pick_device
+from ctfast.train.distributed import distributed, pick_device, wait_for_all
 from ctfast.train.fast_norm import use_fast_norms
 from ctfast.train.files import Log, save_atomically
 from ctfast.train.sampling import generator
@@ -137,7 +137,7 @@ class Trainer:
         """
         called = self._wrap(self.network)
         if self.world > 1:
-            called = DistributedDataParallel(called, find_unused_parameters=True)
+            called = DistributedDataParallel(called)
         averaged = self._wrap(self.ema)
         last = self.settings.steps if stop_after is None else min(self.settings.steps, stop_after)
         with Log(self.folder, self.rank) as log:
@@ -152,6 +152,7 @@ class Trainer:
                             log.write_validation(self.step, validate(averaged))
                 if self.progress is not None:
                     self.progress("train", self.step, last)
+        wait_for_all()
 
     def _train(self, called: nn.Module, loss: LossFunction) -> dict[str, float]:
         """One step; returns its losses and the norm of its gradient."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ctfast.networks import AutoencoderKL
 from ctfast.train.config import TrainConfig, VaeTask, to_dict
 from ctfast.train.data import Crops
+from ctfast.train.distributed import wait_for_all
 from ctfast.train.files import save_atomically
 from ctfast.train.latents import standardise
 from ctfast.train.loop import Progress, Trainer, channels_last
@@ -117,4 +118,5 @@ def train_vae(
     path = folder / "vae.pt"
     if trainer.rank == 0:
         save_atomically({"state_dict": result.state_dict(), **trainer.record}, path)
+    wait_for_all()
     return path
