@@ -1,0 +1,1 @@
+"""What ctfast is measured against."""
