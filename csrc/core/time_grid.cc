@@ -60,7 +60,8 @@ TimeGrid exact_grid(std::int64_t steps, std::int64_t latent_voxels, const RFlowO
   TimeGrid grid;
   grid.train_steps = static_cast<double>(options.train_steps);
   grid.t = transformed_times<double>(steps, latent_voxels, options);
-  for (double& t : grid.t) t += static_cast<double>(options.steps_offset);
+  // The transform's rounding can leave the first time a hair above the last step, where solvers start from.
+  for (double& t : grid.t) t = std::min(t, grid.train_steps) + static_cast<double>(options.steps_offset);
   for (std::size_t i = 0; i < grid.t.size(); ++i) {
     const double next = i + 1 < grid.t.size() ? grid.t[i + 1] : 0.0;
     grid.dt.push_back((grid.t[i] - next) / grid.train_steps);

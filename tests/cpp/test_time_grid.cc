@@ -104,7 +104,8 @@ void options() {
 }
 
 void exact_grid() {
-  for (const std::int64_t latent : {voxels(32, 32, 32), voxels(64, 64, 32), voxels(128, 128, 192)}) {
+  for (const std::int64_t latent :
+       {voxels(4, 8, 8), voxels(24, 24, 16), voxels(32, 32, 32), voxels(64, 64, 32), voxels(128, 128, 192)}) {
     for (const int steps : {1, 2, 30, 1000}) {
       const TimeGrid grid = rflow_time_grid(steps, latent, GridMode::exact);
       CHECK_NEAR(total(grid), 1.0, 1e-12);
