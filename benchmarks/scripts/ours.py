@@ -96,9 +96,11 @@ def prepare(cache: Path, seed: int) -> Path:
     from ctfast import networks as own_networks
 
     digest = hashlib.sha256(f"{seed} {torch.__version__}".encode())
-    for folder in (*export.__path__, *own_networks.__path__, str(Path(networks.__file__).parent)):
-        for source in sorted(Path(folder).glob("*.py")):
-            digest.update(source.read_bytes())
+    makers = [Path(networks.__file__)]
+    for folder in (*export.__path__, *own_networks.__path__):
+        makers += sorted(Path(folder).glob("*.py"))
+    for source in makers:
+        digest.update(source.read_bytes())
     home = cache / f"rflow_ct_random_{digest.hexdigest()[:12]}"
     models = home / "models"
     if not all((models / name).exists() for name in networks.FILES.values()):
