@@ -186,7 +186,7 @@ def _class_label(config: DenoiserConfig) -> tuple[Port, ...]:
 def _denoiser(network: DenoiserUNet, controlnet: bool) -> Graph:
     config = network.config
     coarsest = 2 ** (len(config.channels) - 1)
-    ports = [Port("latent", _grid(config.in_channels, coarsest)), _timestep(), *_class_label(config)]
+    ports = [Port("latent", _grid(config.in_channels, config.multiple)), _timestep(), *_class_label(config)]
     if config.region:
         ports += [_vector(name, 4, 0.0, 100.0) for name in ("top_region", "bottom_region")]
     if config.spacing:
@@ -205,7 +205,7 @@ def _controlnet(network: ControlNet) -> tuple[Graph, Graph]:
     config = network.config
     coarsest = 2 ** (len(config.channels) - 1)
     ports = (
-        Port("latent", _grid(config.in_channels, coarsest)),
+        Port("latent", _grid(config.in_channels, config.multiple)),
         _timestep(),
         Port("condition_embedding", _grid(config.channels[0], coarsest)),
         *_class_label(config),

@@ -14,7 +14,11 @@ from ctfast.networks.unet import DenoiserConfig, Trunk
 
 @dataclass(frozen=True)
 class ControlNetConfig:
-    """Shape of a ControlNet: the denoiser's, and the widths of the embedding of the label bits."""
+    """Shape of a ControlNet: the denoiser's, and the widths of the embedding of the label bits.
+
+    The embedding halves the grid once per width after the first; it must end on the grid of the denoiser's first
+    convolution (two halvings for a VAE that compresses by 4, one more per doubling of the denoiser's patch).
+    """
 
     denoiser: DenoiserConfig = DenoiserConfig()
     label_bits: int = 8
@@ -66,7 +70,7 @@ class ControlNet(Trunk):
     ) -> tuple[list[Tensor], Tensor]:
         """The encoder's features at every skip and behind the middle block, before the zero-initialised taps."""
         embedding = self.embed_time(timesteps, class_labels)
-        skips = self.descend(self.conv_in(x) + condition_embedding, embedding)
+        skips = self.descend(self.enter(x) + condition_embedding, embedding)
         middle: Tensor = self.middle_block(skips[-1], embedding)
         return skips, middle
 

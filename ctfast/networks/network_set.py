@@ -186,14 +186,20 @@ def _controlnet_misfits(networks: NetworkSet) -> list[str]:
     if config is None:
         return []
     own, other = config.denoiser, networks.denoiser
-    if (own.in_channels, own.channels, own.blocks) != (other.in_channels, other.channels, other.blocks):
-        problems.append("controlnet.denoiser: in_channels, channels and blocks must be the denoiser's")
+    if _trunk(own) != _trunk(other):
+        problems.append("controlnet.denoiser: in_channels, channels, blocks and patch must be the denoiser's")
     halvings = 2 ** (len(config.condition_channels) - 1)
-    if halvings != networks.autoencoder.compression:
+    wanted = networks.autoencoder.compression * other.patch
+    if halvings != wanted:
         problems.append(
             f"controlnet.condition_channels has {len(config.condition_channels)} entries, so the label map shrinks by "
-            f"{halvings}, but the autoencoder compresses by {networks.autoencoder.compression}"
+            f"{halvings}, but the autoencoder's compression times the denoiser's patch is {wanted}"
         )
     if config.label_bits < 1 or min(config.condition_channels) < 1:
         problems.append("controlnet: label_bits and condition_channels must be positive")
     return problems
+
+
+def _trunk(config: DenoiserConfig) -> tuple[object, ...]:
+    """What the denoiser and its ControlNet must have in common."""
+    return config.in_channels, config.channels, config.blocks, config.patch

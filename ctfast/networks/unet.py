@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ctfast.networks.blocks import Conv, Level, Middle, embedding_mlp, resampler, timestep_embedding
+from ctfast.networks.patches import fold, unfold
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,9 @@ class DenoiserConfig:
 
     ``head_channels`` is per level, 0 where the level has no attention. ``full_resample`` makes the resamplers residual
     blocks and ``project_attention`` adds an output projection to attention (both true in the rflow variants, false in
-    the ddpm ones). ``class_embeddings`` is the number of modality codes (0: no class input).
+    the ddpm ones). ``class_embeddings`` is the number of modality codes (0: no class input). ``patch`` folds blocks of
+    patch^3 latent voxels into channels before the first convolution and back behind the last (1 in the official
+    models), as diffusion transformers do: a small network then spends its time on structure.
     """
 
     in_channels: int = 4
@@ -32,6 +35,12 @@ class DenoiserConfig:
     spacing: bool = True
     full_resample: bool = True
     project_attention: bool = True
+    patch: int = 1
+
+    @property
+    def multiple(self) -> int:
+        """Each extent of a latent must be a multiple of this."""
+        return self.patch << (len(self.channels) - 1)
 
     @property
     def time_width(self) -> int:
@@ -52,7 +61,7 @@ class Trunk(nn.Module):
         self.config = config
         c, width = config.channels, config.time_width
         norm = (config.groups, config.eps)
-        self.conv_in = Conv(config.in_channels, c[0])
+        self.conv_in = Conv(config.in_channels * config.patch**3, c[0])
         self.time_embed = embedding_mlp(c[0], width)
         if config.class_embeddings:
             self.class_embedding = nn.Embedding(config.class_embeddings, width)
@@ -65,6 +74,11 @@ class Trunk(nn.Module):
                 block.downsampler = resampler(c[level], embedding, *norm, "halve", config.full_resample)
             self.down_blocks.append(block)
         self.middle_block = Middle(c[-1], embedding, *norm, config.head_channels[-1], config.project_attention)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """The first convolution."""
+        out: Tensor = self.conv_in(fold(x, self.config.patch))
+        return out
 
     def embed_time(self, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
         """Embedding of time and class, shape (batch, time_width)."""
@@ -114,7 +128,7 @@ class DenoiserUNet(Trunk):
             if level > 0:
                 block.upsampler = resampler(c[level], e, *norm, "double", config.full_resample)
             self.up_blocks.append(block)
-        self.out = nn.Sequential(nn.GroupNorm(config.groups, c[0], config.eps), nn.SiLU(), Conv(c[0], config.out_channels))
+        self.out = nn.Sequential(nn.GroupNorm(config.groups, c[0], config.eps), nn.SiLU(), Conv(c[0], config.out_channels * config.patch**3))
 
     def forward(
         self,
@@ -130,7 +144,7 @@ class DenoiserUNet(Trunk):
         """One call.
 
         Args:
-            x: Noisy latent (batch, channels, d, h, w); each extent a multiple of 2^(levels-1).
+            x: Noisy latent (batch, channels, d, h, w); each extent a multiple of ``config.multiple``.
             timesteps: Raw time steps, 0 to 1000 (batch,).
             class_labels: Modality codes (batch,), int64; needed if the network has class embeddings.
             spacing: Voxel size in mm times 100 (batch, 3); needed if the network has a spacing input.
@@ -148,7 +162,7 @@ class DenoiserUNet(Trunk):
             parts.append(self.spacing_layer(spacing))
         embedding = torch.cat(parts, dim=1)
 
-        skips = self.descend(self.conv_in(x), embedding)
+        skips = self.descend(self.enter(x), embedding)
         if down_residuals is not None:
             skips = [skip + residual for skip, residual in zip(skips, down_residuals, strict=True)]
         # The last skip is the trunk itself, so its residual reaches the middle block too (as in the reference).
@@ -161,5 +175,4 @@ class DenoiserUNet(Trunk):
                 h = level.block(index, torch.cat([h, skips.pop()], dim=1), embedding)
             if level.upsampler is not None:
                 h = level.upsampler(h, embedding)
-        out: Tensor = self.out(h)
-        return out
+        return unfold(self.out(h), self.config.patch)
