@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import nibabel
 import numpy as np
@@ -13,6 +15,7 @@ from scipy import ndimage
 
 from ctfast.errors import DataError
 
+T = TypeVar("T", bound=np.generic)
 Volume = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
 
@@ -22,19 +25,32 @@ AIR = -1000.0
 def read_canonical(path: Path) -> SpatialImage:
     """Read a NIfTI file and reorder its axes to RAS+. Refuses what is not a 3D image with axis-aligned geometry."""
     try:
-        image = nibabel.as_closest_canonical(nibabel.load(path))
+        image: SpatialImage = nibabel.as_closest_canonical(nibabel.load(path))
     except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         raise DataError(f"{path}: expected a readable NIfTI file, found: {error}") from error
     if len(image.shape) != 3 or min(image.shape) < 8:
         raise DataError(f"{path}: expected a 3D volume of at least 8 voxels a side, found shape {image.shape}")
     axes = np.asarray(image.affine)[:3, :3]
+    if not np.isfinite(axes).all() or not axes.any(axis=0).all():
+        raise DataError(f"{path}: expected an affine that says how large voxels are, found {axes.tolist()}")
     spacing = np.linalg.norm(axes, axis=0)
     if np.abs(axes / spacing - np.eye(3)).max() > 0.02:
         raise DataError(f"{path}: expected axes along the body's, found an oblique affine; resample the image first")
     return image
 
 
-def resample(array: npt.NDArray[np.generic], spacing: Sequence[float], target: Sequence[float], labels: bool) -> Volume:
+def read_values(image: SpatialImage, path: Path) -> Volume:
+    """The voxels of an image that :func:`read_canonical` opened. DataError if they are damaged or not finite."""
+    try:
+        values = np.asarray(image.dataobj, np.float32)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{path}: expected a whole image, found it damaged or cut short: {error}") from error
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: expected finite voxels, found NaN or infinity")
+    return values
+
+
+def resample(array: Volume, spacing: Sequence[float], target: Sequence[float], labels: bool) -> Volume:
     """Resample to ``target`` mm: linear behind an anti-aliasing Gaussian for intensities, nearest for labels."""
     factor = np.asarray(target, float) / np.asarray(spacing, float)
     data = np.asarray(array, np.float32)
@@ -48,7 +64,7 @@ def resample(array: npt.NDArray[np.generic], spacing: Sequence[float], target: S
 
 
 def body_envelope(hu: Volume, threshold: float = -500.0) -> npt.NDArray[np.bool_]:
-    """The patient, airways and sinuses included: the largest piece above ``threshold`` HU, closed and filled by slice."""
+    """The patient with airways and sinuses: the largest piece above ``threshold`` HU, closed and filled by slice."""
     tissue = ndimage.binary_opening(hu > threshold, iterations=1)
     pieces, found = ndimage.label(tissue)
     if not found:
@@ -58,7 +74,7 @@ def body_envelope(hu: Volume, threshold: float = -500.0) -> npt.NDArray[np.bool_
     return np.stack([ndimage.binary_fill_holes(closed[:, :, z]) for z in range(hu.shape[2])], axis=2)
 
 
-def crop(array: npt.NDArray[np.generic], start: Sequence[int], size: Sequence[int], fill: float) -> npt.NDArray[np.generic]:
+def crop(array: npt.NDArray[T], start: Sequence[int], size: Sequence[int], fill: float) -> npt.NDArray[T]:
     """Cut ``size`` voxels from ``start`` (may be negative); what lies outside the array is ``fill``."""
     out = np.full(tuple(size), fill, array.dtype)
     source, target = [], []
