@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -19,7 +18,7 @@ from ctfast.train.flow import VALIDATION_STEPS, conditions, crops_and_latents, d
 from ctfast.train.latents import Latents
 from ctfast.train.loop import Progress, Trainer, channels_last, place
 from ctfast.train.sampling import generator
-from ctfast.train.weights import load_weights
+from ctfast.train.weights import Source, load_weights
 
 
 def start_from(controlnet: ControlNet, denoiser: DenoiserUNet) -> None:
@@ -74,27 +73,27 @@ def contrast_weight(step: int, steps: int, task: ControlNetTask) -> float:
 
 def train_controlnet(
     config: TrainConfig,
-    vae_source: str | os.PathLike[str],
-    flow_source: str | os.PathLike[str],
+    vae_source: Source,
+    flow_source: Source,
     folder: Path,
     stop_after: int | None = None,
-    start: str | os.PathLike[str] | None = None,
+    start: Source | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train the ControlNet of ``config`` beside the frozen denoiser of ``flow_source``.
 
-    Goes on from the checkpoint in ``folder``; without one it begins with the weights of ``start`` (a checkpoint or a
-    plan), or as a copy of the denoiser's way down that has no effect yet.
+    Goes on from the checkpoint in ``folder``; without one it begins with the weights of ``start`` (a checkpoint, a
+    plan or a state dict), or as a copy of the denoiser's way down that has no effect yet.
 
     Returns:
         Path of the checkpoint; its ``state_dict`` holds the averaged weights.
     """
     task, settings, bits = config.controlnet, config.controlnet.optimisation, config.data.label_bits
+    denoiser = DenoiserUNet(config.flow.network)
+    load_weights(denoiser, flow_source)
     data, check = crops_and_latents(config, vae_source, folder, progress)
     for source in (data, check):
         _check_labels(source.crops, bits)
-    denoiser = DenoiserUNet(config.flow.network)
-    load_weights(denoiser, flow_source)
     torch.manual_seed(settings.seed)
     controlnet = ControlNet(config.controlnet_network())
     if start is not None:
@@ -131,6 +130,7 @@ def train_controlnet(
         if not paired:
             return {"loss": flow, "flow": flow}
         compared = feature if task.contrast_on_features else prediction
+        region = region_of(batch.labels.to(where), task.roi_labels, compared.shape[2:])
         term = contrastive_loss(compared[:size], compared[size:], region, task.contrast_dilation, task.contrast_cap)
         return {"loss": flow + contrast * term, "flow": flow, "contrast": term}
 

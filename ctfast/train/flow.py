@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from ctfast.train.data import Crops
 from ctfast.train.latents import PLAIN, Latents, encode_all, load_vae, versions_of
 from ctfast.train.loop import Progress, Trainer, channels_last
 from ctfast.train.sampling import generator
-from ctfast.train.weights import load_weights
+from ctfast.train.weights import Source, load_weights
 
 # Steps far beyond any training run: the same noise and times at every validation.
 VALIDATION_STEPS = range(10**9, 10**9 + 10)
@@ -61,28 +60,28 @@ def distance(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
 
 
 def crops_and_latents(
-    config: TrainConfig, vae_source: str | os.PathLike[str], folder: Path, progress: Progress | None
+    config: TrainConfig, vae_source: Source, folder: Path, progress: Progress | None
 ) -> tuple[Latents, Latents]:
     """Latents of both splits, cached in ``folder``: what the denoiser and the ControlNet train on."""
-    multiple = config.vae.network.compression * 2 ** (len(config.flow.network.channels) - 1)
+    multiple = config.vae.network.compression * config.flow.network.multiple
+    vae = load_vae(vae_source, config)  # before the data: a wrong file is told at once
     crops, held_out = (Crops(config.data, split, multiple) for split in ("train", "val"))
-    vae = load_vae(vae_source, config)
     data = encode_all(vae, crops, versions_of(config.flow, config.data.flip), folder / "latents.pt", progress)
     return data, encode_all(vae, held_out, [PLAIN], folder / "latents_val.pt", progress)
 
 
 def train_flow(
     config: TrainConfig,
-    vae_source: str | os.PathLike[str],
+    vae_source: Source,
     folder: Path,
     stop_after: int | None = None,
-    start: str | os.PathLike[str] | None = None,
+    start: Source | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train the denoiser of ``config`` on the latents of ``vae_source``.
 
-    Goes on from the checkpoint in ``folder``; without one it begins with the weights of ``start`` (a checkpoint or a
-    plan), or random ones.
+    Goes on from the checkpoint in ``folder``; without one it begins with the weights of ``start`` (a checkpoint, a
+    plan or a state dict), or random ones.
 
     Returns:
         Path of the checkpoint; its ``state_dict`` holds the averaged weights.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ from ctfast.train.distributed import distributed, pick_device, wait_for_all
 from ctfast.train.files import save_atomically
 from ctfast.train.loop import Progress
 from ctfast.train.sampling import generator
-from ctfast.train.weights import load_weights, rescale
+from ctfast.train.weights import Source, load_weights, rescale
 
 Version = tuple[bool, tuple[int, int, int]]
 PLAIN: Version = (False, (0, 0, 0))
 
 
-def load_vae(source: str | os.PathLike[str], config: TrainConfig) -> AutoencoderKL:
+def load_vae(source: Source, config: TrainConfig) -> AutoencoderKL:
     """The VAE of a result (``vae.pt``) of ``ctfast train vae``, of an official checkpoint, or of a plan."""
     vae = AutoencoderKL(config.vae.network)
     load_weights(vae, source)

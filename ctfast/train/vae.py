@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from ctfast.train.distributed import wait_for_all
 from ctfast.train.files import save_atomically
 from ctfast.train.latents import standardise
 from ctfast.train.loop import Progress, Trainer, channels_last
-from ctfast.train.weights import load_weights
+from ctfast.train.weights import Source, load_weights
 
 # Intensity of -960 HU: what lies below is air around the patient.
 AIR = 0.02
@@ -49,13 +48,13 @@ def train_vae(
     config: TrainConfig,
     folder: Path,
     stop_after: int | None = None,
-    start: str | os.PathLike[str] | None = None,
+    start: Source | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train the VAE of ``config`` into ``folder``.
 
-    Goes on from the checkpoint there; without one it begins with the weights of ``start`` (a checkpoint or a plan), or
-    random ones.
+    Goes on from the checkpoint there; without one it begins with the weights of ``start`` (a checkpoint, a plan or a
+    state dict), or random ones.
 
     Returns:
         Path of the result (``vae.pt``): the averaged weights, latents standardised unless the encoder was frozen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +15,9 @@ from ctfast.plan import Plan
 from ctfast.plan_layout import MAGIC
 from ctfast.plan_weights import state_dict
 
+#: Path of a checkpoint (of training, or an official one) or of a plan; or a state dict.
+Source = str | os.PathLike[str] | Mapping[str, torch.Tensor]
+
 # A plan's networks that make one of ours, and what messages call it.
 _PARTS = {
     AutoencoderKL: (("vae_encoder", "vae_decoder"), "the configuration's VAE"),
@@ -22,8 +26,8 @@ _PARTS = {
 }
 
 
-def load_weights(network: nn.Module, source: str | os.PathLike[str]) -> Checkpoint:
-    """Copy the weights of a checkpoint or a plan into a network.
+def load_weights(network: nn.Module, source: Source) -> Checkpoint:
+    """Copy weights into a network: those of a checkpoint, a plan, or a state dict.
 
     A plan's latents are scaled by its ``scale_factor``; a VAE read from one takes the factor into itself, so that what
     it encodes is what the plan's denoiser knows.
@@ -36,6 +40,10 @@ def load_weights(network: nn.Module, source: str | os.PathLike[str]) -> Checkpoi
         PlanError: The plan is damaged, or has no such network.
     """
     parts, what = _PARTS[type(network)]
+    if isinstance(source, Mapping):
+        checkpoint = Checkpoint(Path("the state dict"), source, None, {})
+        load_into(network, checkpoint, what=what)
+        return checkpoint
     path = Path(source)
     if not _is_plan(path):
         checkpoint = read_checkpoint(path)
