@@ -49,8 +49,7 @@ cpp-tests: $(VENV)/.test
 
 lint: $(VENV)/.lint | ctfast/export
 	$(BIN)/ruff check
-	$(BIN)/mypy --strict
-	$(BIN)/mypy --strict benchmarks/scripts
+	$(BIN)/mypy --strict ctfast benchmarks/scripts
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 
 native: $(VENV)/.test
