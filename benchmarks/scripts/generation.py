@@ -3,15 +3,17 @@
     python benchmarks/scripts/generation.py --append benchmarks/results/generation.jsonl
     python benchmarks/scripts/generation.py --engine my.plan --runs 3 --threads 4
 
-Three things are measured on the embedded default (or --engine): the command ``ctfast generate`` in a fresh process
+Four things are measured on the embedded default (or --engine): the command ``ctfast generate`` in a fresh process
 each time (wall clock and peak memory of the process), ``ctfast.generate`` in a fresh process (import, first and
-second volume), and volumes of one seed on one and two threads, decoded whole and through windows.
+second volume), volumes of one seed on one and two threads, decoded whole and through windows, and how far the plan's
+precision is from fp32.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -25,6 +27,12 @@ import records
 
 #: Voxels that differ by no more than this many HU count as the same.
 TOLERANCE_HU = 1
+#: Of the window [-1000, 1000] that volumes are clipped to.
+HU_RANGE = 2000
+#: Mean square that stands for identical volumes.
+LEAST_SQUARE = 1e-9
+#: Volumes that are made in both precisions.
+SEEDS = 3
 
 _IN_PROCESS = """
 import json, sys, time
@@ -90,6 +98,20 @@ def invariance(engine: str | None) -> dict[str, Any]:
     return found
 
 
+def precision(engine: str | None, threads: int) -> dict[str, Any]:
+    """PSNR of volumes in the plan's own precision against fp32, same seeds, over the whole volume."""
+    import ctfast
+
+    own = ctfast.load(engine, threads=threads)
+    reference = ctfast.load(engine, threads=threads, precision="fp32")
+    values = []
+    for seed in range(SEEDS):
+        volume, exact = own.generate(seed=seed), reference.generate(seed=seed)
+        error = float(np.mean((volume.array.astype(np.float64) - exact.array) ** 2))
+        values.append(10 * math.log10(HU_RANGE**2 / max(error, LEAST_SQUARE)))
+    return {"precision": volume.meta["precision"]["denoiser"], "psnr_db": records.summary(values, 2)}
+
+
 def main() -> int:
     """Measure, print, and keep a row if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,6 +127,7 @@ def main() -> int:
         runs = [command_line(options.engine, options.threads, Path(folder)) for _ in range(options.runs)]
     alone = in_process(options.engine, options.threads)
     same = invariance(options.engine)
+    against = precision(options.engine, options.threads)
     settings = {name: alone.pop(name) for name in ("size", "steps", "plan", "precision")}
     settings |= {"threads": options.threads, "runs": options.runs}
     stages = [run["stages"]["volumes"][0]["meta"]["timings"] for run in runs]
@@ -115,6 +138,7 @@ def main() -> int:
         "peak_rss_gib": round(max(run["peak_rss_gib"] for run in runs), 3),
         "in_process": alone,
         "same_seed": same,
+        "against_fp32": against,
     }
     entry = records.row("generation", settings, figures, load_before)
     _print(entry)
@@ -141,6 +165,8 @@ def _print(entry: dict[str, Any]) -> None:
         f"{found['largest_hu']} HU"
         for name, found in entry["same_seed"].items()
     ]
+    against = entry["against_fp32"]
+    lines.append(f"{against['precision']} against fp32: PSNR {against['psnr_db']['median']} dB")
     print("\n".join(lines), file=sys.stderr)
 
 

@@ -159,7 +159,7 @@ def _clipped(array: Any) -> Any:
 
 
 def _psnr(mean_square: float) -> float:
-    return 10 * math.log10((HU_HIGH - HU_LOW) ** 2 / mean_square) if mean_square else math.inf
+    return 10 * math.log10((HU_HIGH - HU_LOW) ** 2 / max(mean_square, 1e-9))
 
 
 def _say(text: str) -> None:

@@ -39,6 +39,8 @@ COMPARISONS = {
 #: The order within a round: neighbours are compared with one another.
 TURNS = ("monai fp32", "ctfast bf16", "monai autocast", "ctfast fp32")
 STAGES = ("sample", "decode", "total")
+#: In HU; stands for identical images.
+LEAST_ERROR = 1e-6
 
 
 class Measurement:
@@ -96,7 +98,7 @@ class Measurement:
         error = math.sqrt(float(np.mean((_hu(image).astype(np.float64) - shown) ** 2)))
         inside = (shown > HU_OFFSET) & (shown < HU_OFFSET + HU_SCALE)
         return {
-            "psnr_db": round(20 * math.log10(HU_SCALE / error), 2) if error else math.inf,
+            "psnr_db": round(20 * math.log10(HU_SCALE / max(error, LEAST_ERROR)), 2),
             "image_rel_l2": _relative(image, reference),
             "latent_rel_l2": _relative(latent, latent_reference),
             "inside_window": round(float(inside.mean()), 3),
