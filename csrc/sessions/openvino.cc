@@ -149,8 +149,7 @@ Compiled& OpenVINOSession::Impl::prepare(const std::vector<ov::Shape>& shapes) {
       ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
       ov::hint::inference_precision(options.precision == Precision::bf16 ? ov::element::bf16 : ov::element::f32),
       ov::inference_num_threads(options.threads > 0 ? options.threads : available_threads()),
-      // A thread tied to a processor waits for whatever else runs there: 1.6 times slower on a machine shared with
-      // others.
+      // A thread tied to a processor waits for whatever else runs there, and all others wait for it at the layer's end.
       ov::hint::enable_cpu_pinning(false),
   };
   if (!options.cache_dir.empty()) settings.emplace(ov::cache_dir(options.cache_dir));
