@@ -18,11 +18,14 @@ class ControlNetConfig:
 
     The embedding halves the grid once per width after the first; it must end on the grid of the denoiser's first
     convolution (two halvings for a VAE that compresses by 4, one more per doubling of the denoiser's patch).
+    ``middle`` False leaves out the middle block, a small network's largest part: the middle residual then comes from
+    the last skip.
     """
 
     denoiser: DenoiserConfig = DenoiserConfig()
     label_bits: int = 8
     condition_channels: tuple[int, ...] = (8, 32, 64)
+    middle: bool = True
 
 
 class ConditionEmbedding(nn.Module):
@@ -50,7 +53,7 @@ class ControlNet(Trunk):
 
     def __init__(self, config: ControlNetConfig) -> None:
         shape = config.denoiser
-        super().__init__(shape, shape.time_width)
+        super().__init__(shape, shape.time_width, config.middle)
         self.label_bits = config.label_bits
         c = shape.channels
         self.controlnet_cond_embedding = ConditionEmbedding(config.label_bits, config.condition_channels, c[0])
@@ -71,7 +74,7 @@ class ControlNet(Trunk):
         """The encoder's features at every skip and behind the middle block, before the zero-initialised taps."""
         embedding = self.embed_time(timesteps, class_labels)
         skips = self.descend(self.enter(x) + condition_embedding, embedding)
-        middle: Tensor = self.middle_block(skips[-1], embedding)
+        middle = skips[-1] if self.middle_block is None else self.middle_block(skips[-1], embedding)
         return skips, middle
 
     def forward(

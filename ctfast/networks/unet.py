@@ -56,7 +56,7 @@ class DenoiserConfig:
 class Trunk(nn.Module):
     """What the denoiser and the ControlNet share: embeddings, first convolution, way down and middle."""
 
-    def __init__(self, config: DenoiserConfig, embedding: int) -> None:
+    def __init__(self, config: DenoiserConfig, embedding: int, middle: bool = True) -> None:
         super().__init__()
         self.config = config
         c, width = config.channels, config.time_width
@@ -73,7 +73,9 @@ class Trunk(nn.Module):
             if level < len(c) - 1:
                 block.downsampler = resampler(c[level], embedding, *norm, "halve", config.full_resample)
             self.down_blocks.append(block)
-        self.middle_block = Middle(c[-1], embedding, *norm, config.head_channels[-1], config.project_attention)
+        self.middle_block = (
+            Middle(c[-1], embedding, *norm, config.head_channels[-1], config.project_attention) if middle else None
+        )
 
     def enter(self, x: Tensor) -> Tensor:
         """The first convolution."""
@@ -166,7 +168,8 @@ class DenoiserUNet(Trunk):
         if down_residuals is not None:
             skips = [skip + residual for skip, residual in zip(skips, down_residuals, strict=True)]
         # The last skip is the trunk itself, so its residual reaches the middle block too (as in the reference).
-        h = self.middle_block(skips[-1], embedding)
+        assert self.middle_block is not None
+        h: Tensor = self.middle_block(skips[-1], embedding)
         if middle_residual is not None:
             h = h + middle_residual
         for level in self.up_blocks:

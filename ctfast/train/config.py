@@ -76,6 +76,7 @@ class ControlNetTask:
     """ControlNet on a frozen denoiser: weighted L1 or L2 and the region-specific contrastive loss."""
 
     condition_channels: tuple[int, ...] = (8, 32, 64)
+    middle: bool = True
     optimisation: Optimisation = Optimisation()
     loss: str = "l1"
     roi_labels: tuple[int, ...] = ()
@@ -114,7 +115,8 @@ class TrainConfig:
 
     def controlnet_network(self) -> ControlNetConfig:
         """The ControlNet's shape follows the denoiser's."""
-        return ControlNetConfig(self.flow.network, self.data.label_bits, self.controlnet.condition_channels)
+        own = self.controlnet
+        return ControlNetConfig(self.flow.network, self.data.label_bits, own.condition_channels, own.middle)
 
 
 _NESTED: dict[str, Any] = {

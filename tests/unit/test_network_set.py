@@ -88,9 +88,9 @@ def test_a_controlnet_of_its_own_shape_is_kept() -> None:
         ({"denoiser": {"head_channels": [0, 48]}}, r"head_channels \(0, 48\) must divide channels"),
         ({"denoiser": {"head_channels": [32, 0]}}, "the last entry of head_channels must be positive"),
         ({"denoiser": {"blocks": 0}}, "in_channels, out_channels and blocks must be positive"),
-        ({"controlnet": {"condition_channels": [8, 16]}}, "has 2 entries, so the label map shrinks by 2, but .* by 4"),
+        ({"controlnet": {"condition_channels": [8, 16]}}, "has 2 entries, so the label map shrinks by 2, but .* is 4"),
         ({"controlnet": {"label_bits": 0}}, "label_bits and condition_channels must be positive"),
-        ({"controlnet": {"denoiser": {"blocks": 3}}}, "channels and blocks must be the denoiser's"),
+        ({"controlnet": {"denoiser": {"blocks": 3}}}, "blocks and patch must be the denoiser's"),
     ],
 )
 def test_what_makes_no_network_is_named(changes: dict[str, Any], message: str) -> None:
