@@ -27,7 +27,8 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
         torch.save(dict(state), temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
+        if temporary.is_file():
+            temporary.unlink()
         raise OutputError(f"{path}: could not be written ({error}); what was there before is unchanged") from error
 
 

@@ -9,7 +9,7 @@ import torch
 
 
 def generator(*key: int) -> torch.Generator:
-    """A random generator that is a function of its key alone."""
+    """A random generator that is a function of its key alone; zeros at the key's end do not count."""
     seed = int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0]) & (2**63 - 1)
     return torch.Generator().manual_seed(seed)
 

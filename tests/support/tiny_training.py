@@ -25,7 +25,7 @@ CONFIG: dict[str, Any] = {
     "vae": {
         "network": {"latent_channels": 2, "channels": [8, 16], "blocks": [1, 1], "groups": 4, "patch": 2},
         "optimisation": {"steps": 6, "rate": 1e-3, "warmup": 1, "log_every": 2, "save_every": 3},
-        "phases": [{"steps": 3, "patch": [16, 16, 16]}, {"steps": 3}],
+        "phases": [{"steps": 3, "patch": [8, 8, 8]}, {"steps": 3}],
         "kl": 1e-6,
     },
     "flow": {
