@@ -88,6 +88,72 @@ def build(
         OutputError: The plan cannot be written.
         CancelledError: ``observer`` asked to stop.
     """
+    job = prepare(
+        variant_or_config,
+        weights,
+        output,
+        backend,
+        precision,
+        name,
+        keep_onnx,
+        networks=networks,
+        weights_dtype=weights_dtype,
+        command=command,
+    )
+    if dry_run:
+        job.check(observer)
+        return job.target
+    watch = observer_of(observer)
+    model = job.model
+    scale_factor = model.scale_factor("mask_denoiser") if "mask_denoiser" in model.files else 1.0
+    _write(job.target, job.manifest, tuple(model.files), model.load, job.shapes, job.options, watch, scale_factor)
+    return job.target
+
+
+@dataclass(frozen=True)
+class Job:
+    """A build whose request is in order: what is made from what, and where."""
+
+    model: Model
+    shapes: Shapes
+    manifest: Mapping[str, Any]
+    options: Options
+    target: Path
+
+    def check(self, observer: Progress | None = None) -> None:
+        """Load every network once, so that files that do not fit are told before the long part."""
+        watch = observer_of(observer)
+        for index, role in enumerate(self.model.files):
+            report(watch, f"check {role}", index, len(self.model.files))
+            self.model.load(role)
+        report(watch, "check", len(self.model.files), len(self.model.files))
+
+    def files(self) -> dict[str, dict[str, Any]]:
+        """File, checksum and number of parameters of each network, by role."""
+        return {
+            role: {
+                "file": str(path),
+                "sha256": self.model.checksums[role],
+                "parameters": sum(tensor.numel() for tensor in self.model.checkpoints[role].state_dict.values()),
+            }
+            for role, path in self.model.files.items()
+        }
+
+
+def prepare(
+    variant_or_config: str | os.PathLike[str] | Mapping[str, Any],
+    weights: Weights,
+    output: str | os.PathLike[str],
+    backend: str = "openvino",
+    precision: str = "bf16",
+    name: str | None = None,
+    keep_onnx: str | os.PathLike[str] | None = None,
+    *,
+    networks: Collection[str] | None = None,
+    weights_dtype: str | None = None,
+    command: str | None = None,
+) -> Job:
+    """Everything of ``build`` up to loading the first network; it takes the same arguments and raises the same."""
     options = checked_options(backend, precision, weights_dtype, keep_onnx)
     target = checked_output(output)
     model = resolve(variant_or_config, weights, networks)
@@ -95,19 +161,9 @@ def build(
         command = f"ctfast.build({model.variant.name!r}, output={target.name!r}, precision={precision!r})"
     control = model.networks.controlnet if "controlnet" in model.files else None
     shapes = Shapes(model.networks.autoencoder, model.networks.denoiser, control.label_bits if control else 0)
-    watch = observer_of(observer)
-    report(watch, "read", 0, 1)
     manifest = completed(described(model, name), shapes, command)
     _check_manifest(manifest, tuple(model.files))
-    report(watch, "read", 1, 1)
-    if dry_run:
-        for index, role in enumerate(model.files):
-            report(watch, f"check {role}", index, len(model.files))
-            model.load(role)
-        return target
-    scale_factor = model.scale_factor("mask_denoiser") if "mask_denoiser" in model.files else 1.0
-    _write(target, manifest, tuple(model.files), model.load, shapes, options, watch, scale_factor)
-    return target
+    return Job(model, shapes, manifest, options, target)
 
 
 def build_from_modules(
@@ -288,15 +344,3 @@ def _scratch(target: Path) -> Iterator[Path]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def inspect(model: Model) -> dict[str, Any]:
-    """What a build would take, for people who ask before they wait: files, checksums, parameters by role."""
-    return {
-        role: {
-            "file": str(path),
-            "sha256": model.checksums[role],
-            "parameters": sum(tensor.numel() for tensor in model.load(role).state_dict().values()),
-        }
-        for role, path in model.files.items()
-    }

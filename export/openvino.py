@@ -27,8 +27,11 @@ from ctfast.export.wrappers import Axis, Graph
 #: What OpenVINO calls an operation that must be computed in the precision it is written in.
 _PRECISE = {"name": "precise", "version": "0"}
 
+#: Operations that compute nothing.
+_MOVES = frozenset({"Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+
 #: Names that OpenVINO made up; they count up through the life of the process.
-_COUNTED = re.compile(r"^[A-Za-z]\w*?_\d+$|^$")
+_COUNTED = re.compile(r"([A-Z]\w*_\d+(_compressed)?)?")
 
 
 @dataclass(frozen=True)
@@ -127,15 +130,22 @@ def _unsqueeze_by_reshape(model: ov.Model) -> None:
 
 
 def _full_precision_outputs(model: ov.Model) -> None:
-    """End each output in a PReLU of slope 1, which is fused into what computes it and makes that write float32."""
+    """End each output in a PReLU of slope 1, which is fused into what computes it and makes that write float32.
+
+    It stands before what only moves values around, or the convolution before that would still write bf16.
+    """
     for result in model.get_results():
-        source = result.input_value(0)
-        names = source.get_names()
-        identity = op.prelu(source, op.constant(np.ones(1, np.float32)))
-        identity.set_friendly_name("_".join(sorted(names)) + "_f32")
-        result.input(0).replace_source_output(identity.output(0))
-        source.get_tensor().set_names(set())
-        identity.output(0).get_tensor().set_names(names)
+        reader = result.input(0)
+        while reader.get_source_output().get_node().get_type_name() in _MOVES:
+            reader = reader.get_source_output().get_node().input(0)
+        source = reader.get_source_output()
+        identity = op.prelu(source, op.constant(np.ones(1, np.float32))).output(0)
+        identity.get_node().set_friendly_name(f"{source.get_node().get_friendly_name()}_f32")
+        if reader.get_node().get_type_name() == "Result":  # the output's name is its tensor's
+            names = source.get_names()
+            source.get_tensor().set_names(set())
+            identity.get_tensor().set_names(names)
+        reader.replace_source_output(identity)
 
 
 def _halve(model: ov.Model, weights: Collection[bytes]) -> None:
@@ -165,7 +175,7 @@ def _rename(model: ov.Model, graph: Graph) -> None:
     kept = {port.name for port in graph.inputs} | set(graph.outputs)
     for index, node in enumerate(model.get_ordered_ops()):
         name = node.get_friendly_name()
-        if name not in kept and _COUNTED.match(name) and not name.startswith("node_"):
+        if name not in kept and _COUNTED.fullmatch(name):
             node.set_friendly_name(f"{node.get_type_name()}#{index}")
     model.set_friendly_name(graph.name)
 

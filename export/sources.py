@@ -98,9 +98,9 @@ def resolve(
 
     Args:
         variant_or_config: Name of a variant or of a family with one variant, or a description: a mapping, or the path
-            of a JSON or YAML file with one. A description has the key ``variant`` (whose values hold where it says
-            nothing), ``networks`` (shapes, as NetworkSet.from_dict takes them), ``scale_factor``, and any keys of the
-            manifest.
+            of a JSON or YAML file with one. A description has the key ``base``, a published variant whose values hold
+            where it says nothing (``variant`` does for it, and is the plan's own name for what it is beside ``base``),
+            ``networks`` (shapes, as NetworkSet.from_dict takes them), ``scale_factor``, and any keys of the manifest.
         weights: A folder as find_folder understands it, or a mapping from role to file.
         networks: Roles to include; None for all whose files are there.
 
@@ -144,7 +144,7 @@ def _described(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Vari
                 f"family '{source}' has several variants: {', '.join(m.name for m in members)}; name one"
             )
     description = dict(source) if isinstance(source, Mapping) else _read(source)
-    base = description.pop("variant", None)
+    base = description.pop("base") if "base" in description else description.pop("variant", None)
     if not isinstance(base, str):
         raise RequestError(f"the description has no variant to start from; expected one of {', '.join(VARIANTS)}")
     entry = variant(base)
