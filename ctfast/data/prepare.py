@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.spatialimages import SpatialImage
 
-from ctfast.data.align import Match, locate
+from ctfast.data.align import EVIDENCE, Match, locate
 from ctfast.data.grid import AIR, Labels, Volume, body_envelope, crop, read_canonical, read_values, resample
 from ctfast.errors import DataError, OutputError, RequestError
 
@@ -70,7 +70,7 @@ def prepare_case(
         wanted = [round(SMALLEST * mm) for mm in SPACING]
         raise DataError(f"{ct}: expected a scan of at least {_by(wanted)} mm, found {_by(extent)} mm")
     match = locate(hu, reference)
-    if match.score < min_score:
+    if match.coverage >= EVIDENCE and match.score < min_score:
         raise DataError(f"{ct}: does not look like head and neck (correlation {match.score:.2f}, wanted {min_score})")
     if match.coverage < min_coverage:
         raise DataError(
