@@ -34,9 +34,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--output", metavar="DIR", required=True, help="where checkpoints and logs go, and are found")
     parser.add_argument("--vae", metavar="FILE", help="flow, controlnet: vae.pt of 'train vae', or a plan")
     parser.add_argument("--flow", metavar="FILE", help="controlnet: checkpoint.pt of 'train flow', or a plan")
-    parser.add_argument(
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
         "--from-plan", metavar="PLAN", help="begin with this plan's weights; it also stands in for --vae and --flow"
     )
+    start.add_argument("--from-checkpoint", metavar="FILE", help="begin with the weights of a checkpoint")
     parser.add_argument("--stop-after", type=int, metavar="N", help="stop after step N; the same command goes on")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all that this process may use")
 
@@ -69,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sources(args: argparse.Namespace) -> tuple[Path | None, list[Path]]:
+def _sources(args: argparse.Namespace) -> tuple[str | Path | None, list[Path]]:
     """What the network begins with, and the files of the networks it builds on."""
     plan = _plan(args.from_plan)
-    start = None if plan is None else Path(plan.name)
+    start = args.from_checkpoint if plan is None else Path(plan.name)
     if args.task == "controlnet" and plan is not None and "controlnet" not in plan.manifest.networks:
         start = None  # it begins as a copy of the plan's denoiser
     needed = {"vae": (), "flow": ("vae",), "controlnet": ("vae", "flow")}[args.task]

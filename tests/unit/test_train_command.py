@@ -13,6 +13,8 @@ from support import tiny_training
 from ctfast.cli.main import main
 from ctfast.networks import AutoencoderKL, ControlNet, DenoiserUNet
 
+DECODER = tiny_training.CONFIG["vae"] | {"decoder_only": True}
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -58,6 +60,19 @@ def test_from_crops_to_a_controlnet(data: Path, capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_training_the_decoder_alone_from_a_checkpoint(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    state = AutoencoderKL(tiny_training.config(data).vae.network).state_dict()
+    torch.save({"state_dict": state}, "start.pt")
+    Path("decoder.yaml").write_text(json.dumps(tiny_training.CONFIG | {"vae": DECODER}))
+    words = f"vae --config decoder.yaml --data {data} --output runs/vae --from-checkpoint start.pt --threads 1"
+    code, _, err = run(words, capsys)
+    assert (code, err) == (0, "")
+    trained = torch.load("runs/vae/vae.pt", weights_only=True)["state_dict"]
+    changed = {key.split(".")[0] for key in state if not torch.equal(trained[key], state[key])}
+    assert changed == {"decoder", "post_quant_conv"}
+
+
 def test_from_a_plan_alone(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny_training.config(data)
     torch.manual_seed(0)
@@ -97,6 +112,8 @@ def test_from_a_plan_alone(data: Path, capsys: pytest.CaptureFixture[str]) -> No
         ("vae --output o --threads -1", "--threads: expected 1 or more, found -1", 2),
         ("vae", "required: --output", 2),
         ("gan --output o", "invalid choice: 'gan'", 2),
+        ("vae --output o --data {data} --from-checkpoint none.pt", "none.pt cannot be read: No such file", 3),
+        ("vae --output o --from-plan a --from-checkpoint b", "not allowed with argument --from-plan", 2),
         ("vae --output o --from-plan none.plan", "there is no plan 'none.plan'", 3),
         ("vae --output tiny.yaml --data {data}", "tiny.yaml: expected a folder to train into", 4),
     ],
