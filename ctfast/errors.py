@@ -1,6 +1,7 @@
 """One tree of errors. Each message says what was expected, what was found and what to do.
 
-The command line prints the message alone and exits with ``exit_code``. ``csrc/bindings/errors.cc`` raises the same classes.
+The command line prints the message alone and exits with ``exit_code``. ``csrc/bindings/errors.cc`` raises the same
+classes.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class MappedFile:
         if start < 0 or size < 0 or start + size > self.size:
             raise CheckpointError("a tensor lies beyond the end of the file, which is truncated; download it again")
         part: torch.UntypedStorage = self._storage[start : start + size]
-        return part if start % alignment == 0 else part.clone()  # type: ignore[no-untyped-call]
+        return part if start % alignment == 0 else part.clone()
 
 
 class TorchZip:

@@ -188,7 +188,7 @@ class Level(nn.Module):
 
 
 def resampler(channels: int, embedding: int, groups: int, eps: float, kind: str, full: bool) -> nn.Module:
-    """A level's resampler: a residual block (``full``, rflow) or a plain convolution (ddpm); kind "halve" or "double"."""
+    """A level's resampler, "halve" or "double": a residual block (``full``, rflow) or a plain convolution (ddpm)."""
     if full:
         return ResBlock(channels, channels, embedding, groups, eps, resample=kind)
     return StridedDown(channels) if kind == "halve" else NearestUp(channels)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class ControlNetConfig:
     the last skip.
     """
 
-    denoiser: DenoiserConfig = DenoiserConfig()
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     label_bits: int = 8
     condition_channels: tuple[int, ...] = (8, 32, 64)
     middle: bool = True
@@ -35,7 +36,7 @@ class ConditionEmbedding(nn.Module):
         super().__init__()
         self.conv_in = Conv(bits, channels[0])
         self.blocks = nn.ModuleList()
-        for before, after in zip(channels[:-1], channels[1:], strict=True):
+        for before, after in pairwise(channels):
             self.blocks.append(Conv(before, before))
             self.blocks.append(Conv(before, after, stride=2))
         self.conv_out = Conv(channels[-1], out_channels)

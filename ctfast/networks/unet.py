@@ -107,7 +107,7 @@ class Trunk(nn.Module):
 
 
 class DenoiserUNet(Trunk):
-    """Predicts velocity (rectified flow) or noise (DDPM) from a noisy latent; keys as MONAI's DiffusionModelUNetMaisi."""
+    """Velocity (rectified flow) or noise (DDPM) from a noisy latent; keys as MONAI's DiffusionModelUNetMaisi."""
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__(config, config.embedding_width)
@@ -130,7 +130,8 @@ class DenoiserUNet(Trunk):
             if level > 0:
                 block.upsampler = resampler(c[level], e, *norm, "double", config.full_resample)
             self.up_blocks.append(block)
-        self.out = nn.Sequential(nn.GroupNorm(config.groups, c[0], config.eps), nn.SiLU(), Conv(c[0], config.out_channels * config.patch**3))
+        last = Conv(c[0], config.out_channels * config.patch**3)
+        self.out = nn.Sequential(nn.GroupNorm(config.groups, c[0], config.eps), nn.SiLU(), last)
 
     def forward(
         self,
