@@ -9,6 +9,7 @@ import torch
 from monai.losses.perceptual import PerceptualLoss
 from torch import Tensor, nn
 
+from ctfast.errors import RequestError
 from ctfast.networks import AutoencoderKL
 from ctfast.train.config import TrainConfig, VaeTask, to_dict
 from ctfast.train.data import Crops
@@ -44,6 +45,14 @@ def psnr_in_body(image: Tensor, other: Tensor) -> float:
     return float(-10.0 * torch.log10(error))
 
 
+def _perceptual(device: torch.device) -> nn.Module:
+    """MONAI's perceptual loss on slices, as MAISI's VAE was trained with."""
+    try:
+        return PerceptualLoss(3, "squeeze", is_fake_3d=True, fake_3d_ratio=0.2).to(device)
+    except ImportError as error:
+        raise RequestError("vae.perceptual needs the package lpips: pip install lpips, or set it to 0") from error
+
+
 def train_vae(
     config: TrainConfig,
     folder: Path,
@@ -76,9 +85,7 @@ def train_vae(
         network.quant_conv_log_sigma.requires_grad_(False)
     record = {"config": to_dict(config), "kind": "vae"}
     trainer = Trainer(network, task.optimisation, folder, record, progress=progress)
-    perceptual = None
-    if task.perceptual:
-        perceptual = PerceptualLoss(3, "squeeze", is_fake_3d=True, fake_3d_ratio=0.2).to(trainer.device)
+    perceptual = _perceptual(trainer.device) if task.perceptual else None
 
     def loss(called: nn.Module, step: int) -> Mapping[str, Tensor]:
         size, seed = task.optimisation.batch, task.optimisation.seed

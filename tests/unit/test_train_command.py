@@ -10,7 +10,9 @@ import pytest
 import torch
 from support import tiny_training
 
+from ctfast.cli.extras import import_extra
 from ctfast.cli.main import main
+from ctfast.errors import RequestError
 from ctfast.networks import AutoencoderKL, ControlNet, DenoiserUNet
 
 DECODER = tiny_training.CONFIG["vae"] | {"decoder_only": True}
@@ -125,3 +127,10 @@ def test_what_is_refused(words: str, message: str, code: int, data: Path, capsys
     assert message in err
     assert err.count("\n") == 1
     assert not Path("o").exists()
+
+
+def test_packages_that_are_missing_are_named() -> None:
+    with pytest.raises(RequestError, match=r"training needs 'no_such_package', .* pip install 'ctfast\[train\]'"):
+        import_extra("no_such_package.part", "training", "train")
+    with pytest.raises(ModuleNotFoundError):  # a mistake of ours is not the user's
+        import_extra("ctfast.no_such_module", "training", "train")

@@ -18,8 +18,9 @@ from support import tiny_training, two_processes
 from torch import Tensor, nn
 
 from ctfast.checkpoints import load_into, networks_of, read_checkpoint
-from ctfast.errors import CheckpointError, DataError, OutputError, PlanError
+from ctfast.errors import CheckpointError, DataError, OutputError, PlanError, RequestError
 from ctfast.networks import AutoencoderKL, ControlNet, DenoiserUNet
+from ctfast.train import vae as vae_module
 from ctfast.train.config import Optimisation, TrainConfig
 from ctfast.train.controlnet import train_controlnet
 from ctfast.train.files import save_atomically
@@ -277,6 +278,32 @@ def test_gradients_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["step"] == 2
     assert all(torch.isfinite(value).all() for value in state["network"].values())
+
+
+def test_the_perceptual_loss_is_part_of_the_sum(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for MONAI's, which downloads its weights."""
+
+    class Mean(nn.Module):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            super().__init__()
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return (a.mean() - b.mean()).abs()
+
+    monkeypatch.setattr(vae_module, "PerceptualLoss", Mean)
+    model.train("vae", tiny_training.config(model.root, vae={"perceptual": 0.5, "kl": 0.0}), tmp_path, stop_after=2)
+    entry = log(tmp_path)[0]
+    assert entry["perceptual"] > 0
+    assert entry["loss"] == pytest.approx(entry["l1"] + 0.5 * entry["perceptual"], rel=1e-4)
+
+    def lacking(*_: Any, **__: Any) -> nn.Module:
+        raise ModuleNotFoundError("No module named 'lpips'", name="lpips")
+
+    monkeypatch.setattr(vae_module, "PerceptualLoss", lacking)
+    with pytest.raises(RequestError, match=r"vae\.perceptual needs the package lpips: pip install lpips"):
+        model.train("vae", tiny_training.config(model.root, vae={"perceptual": 0.5}), tmp_path / "other")
 
 
 def test_labels_beyond_the_bits_are_refused(model: Model, tmp_path: Path) -> None:
