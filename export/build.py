@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -305,7 +306,7 @@ def _network(graph: Graph, folder: Path, options: Options) -> _Part:
     """Export one graph; its weights are left in ``folder``."""
     half = options.weights_dtype == "float16" and fits_half(graph.state)
     if options.weights_dtype == "float16" and not half:
-        _log.warning("%s has weights beyond float16's range; they are kept as float32", graph.name)
+        warnings.warn(f"{graph.name} has weights beyond float16's range; they are kept as float32", stacklevel=2)
     onnx_file = export_onnx(graph, folder / f"{graph.name}.onnx")
     ir = convert(onnx_file.path, graph, folder, half=half, weights=fingerprints(graph.state) if half else ())
     for file in folder.glob(f"{graph.name}.onnx*"):

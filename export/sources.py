@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -68,9 +69,10 @@ class Model:
         if role == "denoiser" and not self.overrides:
             other = other_variant(self.variant.name, found)
             if other is not None:
-                _log.warning(
-                    "%s has the scale factor of %s, not of %s: check that it is the right file",
-                    *(self.files[role], other, self.variant.name),
+                warnings.warn(
+                    f"{self.files[role]} has the scale factor of {other}, not of {self.variant.name}: check that it is "
+                    "the right file",
+                    stacklevel=2,
                 )
         return found
 

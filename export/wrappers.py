@@ -6,6 +6,7 @@ Tensor names are those that the runtime feeds and reads.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -109,13 +110,12 @@ class _Condition(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(self, network: AutoencoderKL, scale_factor: float = 1.0) -> None:
+    def __init__(self, network: AutoencoderKL) -> None:
         super().__init__()
         self.network = network
-        self.scale_factor = scale_factor
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.network.decode(latent if self.scale_factor == 1.0 else latent / self.scale_factor)
+        return self.network.decode(latent)
 
 
 class _Encoder(nn.Module):
@@ -134,8 +134,9 @@ def graphs(role: str, module: nn.Module, *, controlnet: bool = False, scale_fact
         role: One of GRAPHS.
         module: The network, on the CPU; it is switched to evaluation mode.
         controlnet: Whether the plan has a ControlNet: only then does the denoiser get inputs for its residuals.
-        scale_factor: What mask latents were multiplied by in training; ``mask_decoder`` divides by it itself. (The
-            image latents' factor is applied by the runtime.)
+        scale_factor: What mask latents were multiplied by in training. The first weights of ``mask_decoder`` are
+            divided by it, in a copy, so that it takes latents as they are sampled. (The image latents' factor is
+            applied by the runtime.)
     """
     module.eval()
     if role == "denoiser":
@@ -146,7 +147,10 @@ def graphs(role: str, module: nn.Module, *, controlnet: bool = False, scale_fact
         network = cast(AutoencoderKL, module)
         return _decoder("vae_decoder", "image", network), _encoder(network)
     if role == "mask_autoencoder":
-        return (_decoder("mask_decoder", "logits", cast(AutoencoderKL, module), scale_factor),)
+        network = copy.deepcopy(cast(AutoencoderKL, module))
+        with torch.no_grad():
+            network.post_quant_conv.conv.weight.div_(scale_factor)
+        return (_decoder("mask_decoder", "logits", network),)
     return (_mask_denoiser(cast(MaskUNet, module)),)
 
 
@@ -220,10 +224,10 @@ def _controlnet(network: ControlNet) -> tuple[Graph, Graph]:
     )
 
 
-def _decoder(name: str, output: str, network: AutoencoderKL, scale_factor: float = 1.0) -> Graph:
+def _decoder(name: str, output: str, network: AutoencoderKL) -> Graph:
     state, _ = _split(network.state_dict(), "decoder.", "post_quant_conv.")
     port = Port("latent", _grid(network.config.latent_channels, 1))
-    return Graph(name, _Decoder(network, scale_factor), (port,), (output,), state)
+    return Graph(name, _Decoder(network), (port,), (output,), state)
 
 
 def _encoder(network: AutoencoderKL) -> Graph:

@@ -128,9 +128,10 @@ def test_examples_keep_to_the_limits_and_to_the_seed() -> None:
     assert set(class_label.tolist()) == set(range(6))
 
 
-def test_the_mask_decoder_divides_by_its_scale_factor() -> None:
+def test_the_mask_decoder_takes_latents_as_they_are_sampled() -> None:
     network = AutoencoderKL(VAE).eval()
-    (plain,) = graphs("mask_autoencoder", network)
-    (scaled,) = graphs("mask_autoencoder", network, scale_factor=2.0)
-    (latent,) = plain.example()
-    assert torch.equal(scaled.module(2.0 * latent), plain.module(latent))
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    (scaled,) = graphs("mask_autoencoder", network, scale_factor=1.7)
+    (latent,) = scaled.example()
+    torch.testing.assert_close(scaled.module(1.7 * latent), network.decode(latent))
+    assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())

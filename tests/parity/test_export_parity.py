@@ -1,0 +1,267 @@
+"""Whole builds of tiny models: the plan computes what torch computes, at sizes it was not exported at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+native = pytest.importorskip("ctfast._native")
+
+import onnx  # noqa: E402
+import openvino as ov  # noqa: E402
+from support import tiny_models  # noqa: E402
+from support.official_files import one_thread, redraw  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+import ctfast  # noqa: E402
+from ctfast import plan_weights  # noqa: E402
+from ctfast.errors import PlanError, RequestError  # noqa: E402
+from ctfast.export import build, build_from_modules  # noqa: E402
+from ctfast.export.onnx import export_onnx  # noqa: E402
+from ctfast.export.openvino import convert  # noqa: E402
+from ctfast.export.verify import verify_against  # noqa: E402
+from ctfast.export.wrappers import GRAPHS, Graph, graphs  # noqa: E402
+from ctfast.networks import ControlNet, ControlNetConfig, DenoiserConfig, DenoiserUNet  # noqa: E402
+from ctfast.plan import Plan  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+ROLES = tiny_models.NETWORKS.roles
+NAMES = tuple(name for role in ROLES for name in GRAPHS[role])
+SIZES = (((1, 3, 2), 1), ((4, 1, 3), 2))  # in units of the coarsest grid, and the batch
+LIMIT = 1e-5
+
+
+@dataclass(frozen=True)
+class Built:
+    plan: Path
+    onnx: Path
+    files: Mapping[str, Path]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    folder = tmp_path_factory.mktemp("built")
+    files = tiny_models.write_checkpoints(folder)
+    with one_thread():
+        path = build(tiny_models.description(), files, folder / "tiny.plan", keep_onnx=folder / "onnx")
+        yield Built(path, folder / "onnx", files)
+
+
+def all_graphs(networks: Mapping[str, nn.Module]) -> dict[str, Graph]:
+    made = {}
+    for role, network in networks.items():
+        factor = tiny_models.MASK_SCALE_FACTOR if role == "mask_autoencoder" else 1.0
+        made.update({g.name: g for g in graphs(role, network, controlnet=True, scale_factor=factor)})
+    return made
+
+
+def expected(graph: Graph, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+    with torch.inference_mode():
+        out = graph.module(*inputs)
+    return {n: t.numpy() for n, t in zip(graph.outputs, out if isinstance(out, tuple) else (out,), strict=True)}
+
+
+def worst(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> float:
+    assert found.keys() == wanted.keys()
+    assert all(found[name].shape == wanted[name].shape for name in wanted)
+    return max(float(np.linalg.norm(found[n] - wanted[n]) / np.linalg.norm(wanted[n])) for n in wanted)
+
+
+def run_ir(path: Path, feed: Mapping[str, Any]) -> dict[str, Any]:
+    core = ov.Core()
+    model = core.read_model(path)
+    model.reshape({name: list(value.shape) for name, value in feed.items()})
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    result = core.compile_model(model, "CPU", settings)(dict(feed))
+    return {port.any_name: result[port] for port in result}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_runtime_computes_what_torch_computes_with_the_plans_weights(built: Built, name: str) -> None:
+    graph = all_graphs(tiny_models.modules())[name]
+    stored = plan_weights.state_dict(Plan.open(built.plan), name)
+    with torch.no_grad():
+        for key, tensor in graph.state.items():
+            tensor.copy_(torch.from_numpy(stored[key]))
+    session = native.OpenVINOSession(native.Plan(str(built.plan)), name, "fp32", 1)
+    for size, batch in SIZES:
+        inputs = graph.example(size, batch, seed=3)
+        feed = {port.name: tensor.numpy() for port, tensor in zip(graph.inputs, inputs, strict=True)}
+        assert worst(session.run(feed), expected(graph, inputs)) <= LIMIT
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_full_precision_and_onnx_agree_with_torch(built: Built, name: str, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    graph = all_graphs(tiny_models.modules())[name]
+    made = convert(built.onnx / f"{name}.onnx", graph, tmp_path, half=False, weights=())
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = runtime.InferenceSession(built.onnx / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
+    for size, batch in SIZES:
+        inputs = graph.example(size, batch, seed=4)
+        feed = {port.name: tensor.numpy() for port, tensor in zip(graph.inputs, inputs, strict=True)}
+        wanted = expected(graph, inputs)
+        assert worst(run_ir(made.xml, feed), wanted) <= LIMIT
+        answers = session.run(list(graph.outputs), feed)
+        assert worst(dict(zip(graph.outputs, answers, strict=True)), wanted) <= LIMIT
+
+
+def test_each_layer_is_one_operation(built: Built) -> None:
+    for name, graph in all_graphs(tiny_models.modules()).items():
+        operators = [node.op_type for node in onnx.load(str(built.onnx / f"{name}.onnx")).graph.node]
+        owned = {key.rpartition(".")[0] for key in graph.state}
+        layers = [layer for path, layer in graph.module.named_modules() if path.removeprefix("network.") in owned]
+        kinds = {"Conv": nn.Conv3d, "ConvTranspose": nn.ConvTranspose3d, "InstanceNormalization": nn.GroupNorm}
+        for operator, kind in kinds.items():
+            assert operators.count(operator) == sum(isinstance(layer, kind) for layer in layers), (name, operator)
+
+
+def test_every_weight_can_be_read_back(built: Built) -> None:
+    plan = Plan.open(built.plan)
+    for name, graph in all_graphs(tiny_models.modules()).items():
+        stored = plan_weights.state_dict(plan, name)
+        assert stored.keys() == graph.state.keys()
+        for key, tensor in graph.state.items():
+            rounded = tensor.numpy().astype(np.float16).astype(np.float32)
+            np.testing.assert_array_equal(stored[key], rounded, err_msg=f"{name}: {key}")
+
+
+def test_the_manifest_describes_the_networks(built: Built) -> None:
+    plan = Plan.open(built.plan)
+    plan.verify()
+    manifest = plan.manifest
+    assert tuple(manifest.networks) == NAMES
+    runtime = native.Plan(str(built.plan))
+    for name, entry in manifest.networks.items():
+        session = native.OpenVINOSession(runtime, name, "fp32", 1)
+        assert list(entry.inputs) == session.inputs
+        assert sorted(entry.outputs) == sorted(session.outputs)
+        assert (entry.precision, entry.weights_dtype) == ("bf16", "float16")
+    residuals = manifest.networks["denoiser"].drop_if_unused
+    assert residuals == manifest.networks["controlnet"].outputs
+    assert manifest.conditioning.controlnet
+    assert {peak.size for peak in manifest.memory} == {(xy, xy, z) for xy in (32, 64) for z in (16, 32)}
+    assert {entry.network for entry in manifest.weights} == set(ROLES)
+
+
+def test_dropped_residuals_are_zeros(built: Built) -> None:
+    plan = native.Plan(str(built.plan))
+    names = list(Plan.open(built.plan).manifest.networks["denoiser"].drop_if_unused)
+    (graph,) = graphs("denoiser", tiny_models.modules()["denoiser"], controlnet=True)
+    feed = {p.name: t.numpy() for p, t in zip(graph.inputs, graph.example((2, 3, 1), 1), strict=True)}
+    zeros = {name: np.zeros_like(value) if name in names else value for name, value in feed.items()}
+    whole = native.OpenVINOSession(plan, "denoiser", "fp32", 1)
+    fewer = native.OpenVINOSession(plan, "denoiser", "fp32", 1, names)
+    without = fewer.run({name: value for name, value in feed.items() if name not in names})
+    assert worst(without, whole.run(zeros)) <= 1e-6
+    assert worst(without, whole.run(feed)) > 1e-2
+
+
+def test_the_plan_generates_encodes_and_decodes(built: Built) -> None:
+    x, y, z = tiny_models.SIZE
+    labels = np.full(tiny_models.SIZE, 200, np.uint16)
+    labels[: x // 2] = 1
+    labels[0] = 0
+    mask = (labels, np.diag([*tiny_models.SIZES["spacing"]["default"], 1.0]))
+    plain = ctfast.generate(engine=built.plan, steps=2, seed=5)
+    masked = ctfast.generate(engine=built.plan, steps=2, seed=5, mask=mask)
+    assert plain.array.shape == masked.array.shape == (x, y, z)
+    assert (masked.array[0] == -1000).all()
+    assert (plain.array[1:] != masked.array[1:]).mean() > 0.1
+    latent = ctfast.encode(plain, engine=built.plan)
+    assert latent.shape == (4, x // 4, y // 4, z // 4)
+    assert ctfast.decode(latent, engine=built.plan).array.shape == (x, y, z)
+
+
+def test_a_plan_is_verified_against_its_checkpoints(built: Built, tmp_path: Path) -> None:
+    description = tiny_models.description()
+    checks = verify_against(built.plan, built.files, description, threads=1)
+    assert [check.network for check in checks] == list(NAMES)
+    assert all(check.ok for check in checks)
+    assert max(check.graph_error for check in checks) <= LIMIT
+    assert 1e-5 < max(check.weights_error for check in checks) < 1e-2
+
+    other = tiny_models.modules()["autoencoder"]
+    with torch.no_grad():
+        other.decoder.blocks[0].conv.conv.bias[0] += 1.0
+    torch.save(other.state_dict(), tmp_path / "vae.pt")
+    files = {"autoencoder": tmp_path / "vae.pt", "denoiser": built.files["denoiser"]}
+    decoder, encoder, denoiser = verify_against(built.plan, files, description, threads=1)
+    assert encoder.ok
+    assert denoiser.ok
+    assert not decoder.ok
+    assert decoder.altered == ("decoder.blocks.0.conv.conv.bias",)
+    assert decoder.weights_error > 1e-2
+
+
+def test_verifying_needs_the_plans_own_networks(built: Built) -> None:
+    with pytest.raises(RequestError, match="of variant 'tiny', which is none of rflow-ct"):
+        verify_against(built.plan, built.files)
+    with pytest.raises(PlanError, match="there is no such file"):
+        verify_against(built.plan.with_name("no.plan"), built.files)
+
+
+def test_weights_beyond_half_precision_stay_whole(tmp_path: Path) -> None:
+    networks = tiny_models.modules()
+    pair = {role: networks[role] for role in ("autoencoder", "denoiser")}
+    pair["denoiser"] = DenoiserUNet(DenoiserConfig(4, 4, (8,), (8,), 1, 4, class_embeddings=0, spacing=False)).eval()
+    with torch.no_grad():
+        pair["autoencoder"].encoder.blocks[0].conv.conv.weight[0, 0, 0, 0, 0] = 1e5
+    description = tiny_models.description(revision="1", family="maisi-v2", scale_factor=1.0, labels=None)
+    profile = ctfast.export.describe.PROFILES["rflow-ct"]
+    description |= {
+        "modality": {"default": None, "names": {}},
+        "intensity": vars(profile.intensity),
+        "schedule": {key: value for key, value in vars(profile.schedule).items() if value is not None},
+        "licence": {"class": "open", "text": "Apache-2.0"},
+        "weights": [],
+    }
+    for key in ("base", "networks"):
+        del description[key]
+    with one_thread(), pytest.warns(UserWarning, match="vae_encoder has weights beyond float16's range"):
+        path = build_from_modules(pair, description, tmp_path / "a.plan")
+    plan = Plan.open(path)
+    assert {name: entry.weights_dtype for name, entry in plan.manifest.networks.items()} == {
+        "vae_decoder": "float16",
+        "vae_encoder": "float32",
+        "denoiser": "float16",
+    }
+    stored = plan_weights.state_dict(plan, "vae_encoder")
+    assert all(np.array_equal(stored[key], pair["autoencoder"].state_dict()[key].numpy()) for key in stored)
+    assert plan.manifest.networks["denoiser"].inputs == ("latent", "timestep")
+    assert ctfast.generate(engine=path, steps=1, guidance=0.0).array.shape == tiny_models.SIZE
+
+
+@pytest.mark.parametrize(
+    ("config", "control"),
+    [
+        (tiny_models.DDPM, None),
+        (
+            replace(tiny_models.FLOW, patch=2, full_resample=False),
+            ControlNetConfig(replace(tiny_models.FLOW, patch=2), 8, (4, 4, 4, 8), middle=False),
+        ),
+    ],
+    ids=["ddpm", "patched"],
+)
+def test_other_shapes_of_networks(config: DenoiserConfig, control: ControlNetConfig | None, tmp_path: Path) -> None:
+    networks: dict[str, nn.Module] = {"denoiser": redraw(DenoiserUNet(config), 1)}
+    if control is not None:
+        networks["controlnet"] = redraw(ControlNet(control), 2)
+    with one_thread():
+        for role, network in networks.items():
+            for graph in graphs(role, network, controlnet=control is not None):
+                export_onnx(graph, tmp_path / "net.onnx")
+                made = convert(tmp_path / "net.onnx", graph, tmp_path, half=False, weights=())
+                for size, batch in SIZES:
+                    inputs = graph.example(size, batch, seed=4)
+                    feed = {port.name: tensor.numpy() for port, tensor in zip(graph.inputs, inputs, strict=True)}
+                    assert worst(run_ir(made.xml, feed), expected(graph, inputs)) <= LIMIT
