@@ -138,8 +138,12 @@ def _from_training(config: Mapping[str, Any], with_controlnet: bool) -> dict[str
     """The networks of a training configuration as ``NetworkSet.from_dict`` reads them."""
     networks = {"autoencoder": config["vae"]["network"], "denoiser": config["flow"]["network"]}
     if with_controlnet:
-        channels, bits = config["controlnet"]["condition_channels"], config["data"]["label_bits"]
-        networks["controlnet"] = {"condition_channels": channels, "label_bits": bits}
+        task = config["controlnet"]
+        networks["controlnet"] = {
+            "condition_channels": task["condition_channels"],
+            "label_bits": config["data"]["label_bits"],
+            "middle": task.get("middle", True),
+        }
     return networks
 
 
