@@ -165,9 +165,7 @@ def test_latents_are_cached_and_labelled_like_their_image(mixed: Path, tmp_path:
     # The latent of a drawn sample is that of the image which its labels belong to.
     candidates = [(index, version) for index in range(5) for version in versions]
     for latent, label in zip(batch.latent, batch.labels, strict=True):
-        index, version = next(
-            (i, v) for i, v in candidates if torch.equal(loaded.pick_labels(i, *v), label)
-        )
+        index, version = next((i, v) for i, v in candidates if torch.equal(loaded.pick_labels(i, *v), label))
         with torch.no_grad():
             expected = vae.encode(loaded.pick(index, *version)[None])[0][0]
         torch.testing.assert_close(latent, expected, atol=0.02, rtol=0.05)

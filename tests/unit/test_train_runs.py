@@ -280,9 +280,7 @@ def test_gradients_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
     assert all(torch.isfinite(value).all() for value in state["network"].values())
 
 
-def test_the_perceptual_loss_is_part_of_the_sum(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_perceptual_loss_is_part_of_the_sum(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for MONAI's, which downloads its weights."""
 
     class Mean(nn.Module):
