@@ -16,7 +16,8 @@ BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # CMake and Ninja come from the environment, whether the system has them or not.
 WITH_TOOLS := PATH="$(BIN):$$PATH"
-TOOLS := "cmake>=3.22" "ninja>=1.10" "pybind11>=3"
+# CMake, Ninja and pybind11 build the wheel that the packaging tests look at; MONAI's attention needs einops.
+TOOLS := "cmake>=3.22" "ninja>=1.10" "pybind11>=3" "einops>=0.7"
 # What an installed package is made of; a change there installs it again.
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc ctfast export -type f ! -name '*.pyc' ! -name '*.so' ! -path '*/.*')
 CXX_FILES = $(shell find csrc tests/cpp -name '*.cc' -o -name '*.h')
