@@ -20,7 +20,7 @@ from typing import Any
 
 import records
 
-PAGES = ("README.md", "docs/numerics.md", "docs/memory.md", "benchmarks/GUIDE.md")
+PAGES = ("README.md", "docs/headneck.md", "docs/numerics.md", "docs/memory.md", "benchmarks/GUIDE.md")
 _MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 _NONE = "Not measured yet; see benchmarks/GUIDE.md.\n"
 
