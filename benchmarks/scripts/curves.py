@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="PNG to write")
     options = parser.parse_args()
 
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    # By name, so that types are checked alike with and without matplotlib.
+    import_module("matplotlib").use("Agg")
+    pyplot: Any = import_module("matplotlib.pyplot")
     figure, panels = pyplot.subplots(1, len(options.logs), figsize=(4.2 * len(options.logs), 3.2), squeeze=False)
     for panel, path in zip(panels[0], options.logs, strict=True):
         entries = read(path)
