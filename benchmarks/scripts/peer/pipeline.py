@@ -24,7 +24,6 @@ class MonaiPipeline:
     def load(self, folder: Path, dtype: str, threads: int) -> float:
         start = time.perf_counter()
         torch.set_num_threads(threads)
-        torch.set_grad_enabled(False)
         self.half = dtype == "autocast"
         self.denoiser = networks.read(folder, "denoiser")
         self.controlnet = networks.read(folder, "controlnet")
@@ -32,14 +31,17 @@ class MonaiPipeline:
         self.decoder = nn.Sequential(autoencoder.post_quant_conv, autoencoder.decoder)
         return time.perf_counter() - start
 
+    @torch.inference_mode()
     def warm_up(self, request: Request, noise: Float32, labels: NDArray[np.uint16] | None) -> float:
         start = time.perf_counter()
-        self._velocity(torch.from_numpy(noise)[None], torch.tensor(1000.0), _condition(labels))
         window = [min(extents) for extents in zip(request.latent, request.window, strict=True)]
         extent = window if request.windows_needed else request.latent
-        self._decoded(torch.zeros((1, len(noise), *extent)))
+        with self._precision():
+            self._velocity(torch.from_numpy(noise)[None], torch.tensor(1000.0), _condition(labels))
+            self._decoded(torch.zeros((1, len(noise), *extent)))
         return time.perf_counter() - start
 
+    @torch.inference_mode()
     def sample(self, request: Request, noise: Float32, labels: NDArray[np.uint16] | None) -> Timed:
         start = time.perf_counter()
         scheduler: Any = RFlowScheduler(
@@ -54,19 +56,25 @@ class MonaiPipeline:
         times = scheduler.timesteps
         condition = _condition(labels)
         x = torch.from_numpy(noise)[None]
-        for now, then in zip(times, torch.cat((times[1:], torch.zeros(1, dtype=times.dtype))), strict=True):
-            x, _ = scheduler.step(self._velocity(x, now, condition), now, x, then)
+        # Outside of autocast, which cannot join half-precision tensors on a CPU.
+        next_times = torch.cat((times[1:], torch.zeros(1, dtype=times.dtype)))
+        with self._precision():
+            for now, then in zip(times, next_times, strict=True):
+                x, _ = scheduler.step(self._velocity(x, now, condition), now, x, then)
         return Timed(np.ascontiguousarray(x[0].numpy()), time.perf_counter() - start)
 
+    @torch.inference_mode()
     def decode(self, request: Request, latent: Float32, scale: float, windowed: bool) -> Timed:
         start = time.perf_counter()
         z = torch.from_numpy(latent)[None] / scale
         if windowed and request.windows_needed:
             window = tuple(min(extents) for extents in zip(request.latent, request.window, strict=True))
             inferer: Any = SlidingWindowInferer(window, sw_batch_size=1, overlap=request.overlap, mode="gaussian")
-            image = inferer(z, self._decoded)
+            with self._precision():
+                image = inferer(z, self._decoded)
         else:
-            image = self._decoded(z)
+            with self._precision():
+                image = self._decoded(z)
         (torch.clip(image, 0.0, 1.0) * HU_SCALE + HU_OFFSET).to(torch.int16)
         return Timed(image[0, 0].numpy(), time.perf_counter() - start)
 
@@ -80,19 +88,20 @@ class MonaiPipeline:
             "class_labels": torch.tensor([MODALITY]),
         }
         extra: dict[str, Any] = {"spacing_tensor": torch.tensor([SPACING]) * 100.0}
-        # Autocast is around the networks alone: the scheduler's half-precision times cannot be joined under it.
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
-            if condition is not None:
-                down, middle = self.controlnet(**given, controlnet_cond=condition)
-                extra["down_block_additional_residuals"] = down
-                extra["mid_block_additional_residual"] = middle
-            velocity: Tensor = self.denoiser(**given, **extra)
+        if condition is not None:
+            down, middle = self.controlnet(**given, controlnet_cond=condition)
+            extra["down_block_additional_residuals"] = down
+            extra["mid_block_additional_residual"] = middle
+        velocity: Tensor = self.denoiser(**given, **extra)
         return velocity.float()
 
     def _decoded(self, z: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
-            image: Tensor = self.decoder(z)
+        image: Tensor = self.decoder(z)
         return image.float()
+
+    def _precision(self) -> torch.autocast:
+        """Autocast around a whole stage, as in the official scripts: weights are converted once, not at every step."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.half)
 
 
 def _condition(labels: NDArray[np.uint16] | None) -> Tensor | None:
