@@ -31,7 +31,7 @@ class MonaiPipeline:
         self.decoder = nn.Sequential(autoencoder.post_quant_conv, autoencoder.decoder)
         return time.perf_counter() - start
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def warm_up(self, request: Request, noise: Float32, labels: NDArray[np.uint16] | None) -> float:
         start = time.perf_counter()
         window = [min(extents) for extents in zip(request.latent, request.window, strict=True)]
@@ -41,7 +41,7 @@ class MonaiPipeline:
             self._decoded(torch.zeros((1, len(noise), *extent)))
         return time.perf_counter() - start
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(self, request: Request, noise: Float32, labels: NDArray[np.uint16] | None) -> Timed:
         start = time.perf_counter()
         scheduler: Any = RFlowScheduler(
@@ -63,7 +63,7 @@ class MonaiPipeline:
                 x, _ = scheduler.step(self._velocity(x, now, condition), now, x, then)
         return Timed(np.ascontiguousarray(x[0].numpy()), time.perf_counter() - start)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, request: Request, latent: Float32, scale: float, windowed: bool) -> Timed:
         start = time.perf_counter()
         z = torch.from_numpy(latent)[None] / scale
@@ -100,7 +100,10 @@ class MonaiPipeline:
         return image.float()
 
     def _precision(self) -> torch.autocast:
-        """Autocast around a whole stage, as in the official scripts: weights are converted once, not at every step."""
+        """Autocast around a whole stage, as in the official scripts: weights are converted once, not at every step.
+
+        (Only without inference_mode, under which autocast keeps no converted weights.)
+        """
         return torch.autocast("cpu", torch.bfloat16, enabled=self.half)
 
 
