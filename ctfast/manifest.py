@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .manifest_program import Program
+from .manifest_program import Size3 as Size3
+
 FORMAT = 1  # of the manifest; a reader ignores keys it does not know and refuses a higher number
 
-Size3 = tuple[int, int, int]
 Float3 = tuple[float, float, float]
 
 _ROUNDING = 1e-6  # relative; spacings pass through float32 in image headers
@@ -33,8 +35,20 @@ class TensorEntry:
 
 
 @dataclass(frozen=True)
+class Footprint:
+    """What a network adds to memory: once loaded, and per voxel of its largest input or output."""
+
+    loaded_bytes: int
+    bytes_per_voxel: float
+
+
+@dataclass(frozen=True)
 class Network:
-    """One network of the plan; its sections are ``<name>/model.xml`` and ``<name>/model.bin`` for OpenVINO."""
+    """One network of the plan; its sections are ``<name>/model.xml`` and ``<name>/model.bin`` for OpenVINO.
+
+    ``program`` is the same network in stages, over the same weights, and ``footprint`` what it needs as a whole; plans
+    made before there were programs have neither.
+    """
 
     backend: str
     precision: str
@@ -43,6 +57,8 @@ class Network:
     outputs: tuple[str, ...]
     drop_if_unused: tuple[str, ...] = ()
     tensors: Mapping[str, TensorEntry] = field(default_factory=dict)
+    footprint: Footprint | None = None
+    program: Program | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from .manifest import Network, PlanManifest, Sizes
+from .manifest_program import program_problems, stage_section
 
 # The files of a network, as sections `<network>/<file>`, by backend. The last one holds the weights.
 BACKEND_SECTIONS: Mapping[str, tuple[str, ...]] = {"openvino": ("model.xml", "model.bin")}
@@ -30,7 +31,9 @@ def problems_with_sections(manifest: PlanManifest, lengths: Mapping[str, int]) -
     problems = []
     for name, network in manifest.networks.items():
         sections = [f"{name}/{file}" for file in BACKEND_SECTIONS[network.backend]]
-        missing = [section for section in sections if section not in lengths]
+        stages = network.program.stages if network.program is not None else ()
+        needed = [*sections, *(stage_section(name, stage.name) for stage in stages)]
+        missing = [section for section in needed if section not in lengths]
         problems += [f"network '{name}' needs the section '{section}', and there is none" for section in missing]
         if sections[-1] not in missing:
             problems += _tensors_outside(name, network, sections[-1], lengths[sections[-1]])
@@ -56,6 +59,10 @@ def _networks(manifest: PlanManifest) -> Iterator[str]:
         unknown = [dropped for dropped in network.drop_if_unused if dropped not in network.inputs]
         if unknown:
             yield f"networks.{name}.drop_if_unused: not among the inputs: {', '.join(unknown)}"
+        if network.program is not None:
+            shapes = {key: tensor.shape for key, tensor in network.tensors.items()}
+            found = program_problems(network.program, network.inputs, shapes)
+            yield from (f"networks.{name}.program.{problem}" for problem in found)
     if manifest.conditioning.controlnet:
         absent = [name for name in ("controlnet", "controlnet_condition") if name not in manifest.networks]
         if absent:

@@ -15,6 +15,7 @@ from .manifest import (
     Build,
     Conditioning,
     FieldOfView,
+    Footprint,
     Intensity,
     Labels,
     Latent,
@@ -32,6 +33,7 @@ from .manifest import (
     WeightsSource,
 )
 from .manifest_checks import BACKEND_SECTIONS, TENSOR_BYTES, contradictions
+from .manifest_program import read_program
 
 _SOLVERS = {"rflow": ("euler", "heun", "ab2", "dpmpp_2m", "unipc"), "ddpm": ("ddpm", "ddim")}
 
@@ -143,6 +145,16 @@ def _network(fields: Fields) -> Network:
         outputs=fields.texts("outputs", at_least=1),
         drop_if_unused=fields.texts("drop_if_unused") if fields.has("drop_if_unused") else (),
         tensors={key: _tensor(item) for key, item in fields.children("tensors")} if fields.has("tensors") else {},
+        footprint=_footprint(fields.child("footprint")) if fields.has("footprint") else None,
+        program=read_program(fields.child("program")) if fields.has("program") else None,
+    )
+    fields.finish()
+    return result
+
+
+def _footprint(fields: Fields) -> Footprint:
+    result = Footprint(
+        loaded_bytes=fields.whole("loaded_bytes", 0), bytes_per_voxel=fields.number("bytes_per_voxel", positive=True)
     )
     fields.finish()
     return result

@@ -20,13 +20,13 @@ from torch import nn
 from ctfast import plan as plan_file
 from ctfast.errors import OutputError, RequestError
 from ctfast.export.describe import Shapes, completed, described, with_networks
-from ctfast.export.memory import Footprint, footprint, predict
+from ctfast.export.memory import footprint, predict
 from ctfast.export.onnx import export_onnx
 from ctfast.export.openvino import convert
 from ctfast.export.sources import Model, Weights, resolve
 from ctfast.export.tensors import fingerprints, fits_half, locate
 from ctfast.export.wrappers import GRAPHS, Graph, graphs
-from ctfast.manifest import PlanManifest
+from ctfast.manifest import Footprint, PlanManifest
 from ctfast.networks import AutoencoderKL, ControlNet, DenoiserUNet
 from ctfast.observer import Observer, Progress, observer_of, report
 

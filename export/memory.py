@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import openvino as ov
 
 from ctfast.export.wrappers import Graph
-from ctfast.manifest import MemoryPeak, Sizes
+from ctfast.manifest import Footprint, MemoryPeak, Sizes
 
 #: Interpreter, OpenVINO and its kernels.
 BASE_BYTES = 160 << 20
@@ -25,14 +24,6 @@ LAYOUT_FACTOR = 1.4
 _ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
 _SAME_MEMORY = frozenset({"Reshape", "Result", "Squeeze", "Unsqueeze"})
 _IN_PLACE = frozenset({"Add", "Clamp", "Convert", "Multiply", "PRelu", "Swish"})
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """What a network adds to memory: once loaded, and per voxel of its largest input or output."""
-
-    loaded_bytes: int
-    bytes_per_voxel: float
 
 
 def footprint(graph: Graph, model: ov.Model, weight_bytes: int, precision: str) -> Footprint:
