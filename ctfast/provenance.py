@@ -24,7 +24,12 @@ def about_plan(manifest: PlanManifest, identity: str) -> dict[str, Any]:
             "revision": manifest.revision,
             "sha256": identity,
         },
-        "intensity": {"kind": manifest.intensity.kind, "unit": manifest.intensity.unit},
+        "intensity": {
+            "kind": manifest.intensity.kind,
+            "unit": manifest.intensity.unit,
+            "low": manifest.intensity.low,
+            "high": manifest.intensity.high,
+        },
         "licence": {"class": manifest.licence.kind, "text": manifest.licence.text},
         "weights": [
             {"network": item.network, "source": item.source, "sha256": item.sha256, "licence": item.licence}

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RequestError
-from .io.atomic import OutputFiles
-from .io.files import SavedFiles, read_image, read_sidecar, sidecar, split_name, write_image, write_json
+from .io.files import SavedFiles, read_image, read_sidecar, split_name
 from .io.geometry import Affine, checked_affine, spacing_of, straight_image
-from .labels import LabelMap, compact_labels
+from .io.volume_files import VolumeFiles
+from .labels import LabelMap
 
 PathLike = str | os.PathLike[str]
 
@@ -61,25 +61,10 @@ class Volume:
         metadata and the file's SHA-256) and the labels ``ct_labels.nii.gz``. All files appear together or none does.
         RequestError: unknown format. OutputError: no space, no permission; nothing is left behind.
         """
-        image = Path(path)
-        stem, suffix = split_name(image)
-        json_path = stem.with_name(stem.name + ".json")
-        labels_path = None if self.labels is None else stem.with_name(f"{stem.name}_labels{suffix}")
-        preview_path = None if preview is None else Path(preview)
-        others: dict[str, str] = {}
-        with OutputFiles() as files:
-            if self.labels is not None and labels_path is not None:
-                others["labels_sha256"] = write_image(
-                    files, labels_path, compact_labels(self.labels), self.affine, self.meta, labels=True
-                )
-                others["labels"] = labels_path.name
-            if preview_path is not None:
-                from .io.preview import write_preview
-
-                files.add(preview_path, lambda file: write_preview(file, self))
-            sha256 = write_image(files, image, self.array, self.affine, self.meta)
-            write_json(files, json_path, sidecar(self.meta, image, sha256, **others))
-        return SavedFiles(image, json_path, sha256, labels_path, preview_path)
+        with VolumeFiles(path, preview) as files:
+            files.begin(self.size, self.affine, self.meta)
+            files.put(self.array.T)
+            return files.finish(self)
 
     def to_nibabel(self) -> Any:
         """The intensities as a nibabel.Nifti1Image in mm, qform and sform set."""

@@ -100,7 +100,7 @@ def _requests(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _targets(args: argparse.Namespace) -> list[tuple[Path, Path | None]]:
     """Output and preview of each volume; the first ones are checked now, before time is spent."""
-    from ..io.files import FORMATS, check_writable, make_folder, split_name
+    from ..io.files import FORMATS, check_preview, check_writable, make_folder, split_name
 
     previews: list[Path | None] = [None] * args.count
     if args.count == 1:
@@ -121,8 +121,8 @@ def _targets(args: argparse.Namespace) -> list[tuple[Path, Path | None]]:
     for output in outputs:
         split_name(output)
     for preview in previews:
-        if preview is not None and preview.suffix.lower() != ".png":
-            raise RequestError(f"'{preview}': previews are PNG pictures; use a name that ends in .png")
+        if preview is not None:
+            check_preview(preview)
     for target in (outputs[0], previews[0]):
         if target is not None:
             if args.count > 1:

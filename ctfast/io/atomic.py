@@ -48,19 +48,77 @@ def check_name(path: Path) -> None:
         raise OutputError(f"cannot write {str(path)!r}: {error}. Choose another name.") from error
 
 
+class PartFile:
+    """A file on its way to ``path``, written from its beginning to its end; see ``OutputFiles.begin``.
+
+    Every method that touches the disk raises OutputError with the file's final name.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append bytes; returns how many."""
+        try:
+            count = self._file.write(data)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        self._digest.update(data)
+        return count
+
+    def flush(self) -> None:
+        """Hand what was written to the system."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    def finish(self) -> str:
+        """Bring the file to the disk and close it; returns its SHA-256 in hexadecimal."""
+        self.flush()
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        return self._digest.hexdigest()
+
+    def abandon(self) -> None:
+        """Close the file, whatever state it is in."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
 class OutputFiles:
     """A group of files that are written beside their targets and put in place together.
 
-    Used as a context manager: ``add`` writes each file under a temporary name in its target's folder; leaving the block
-    moves all of them to their names, in the order they were added. When the block raises (Ctrl-C included), nothing is
-    left behind and files that already were there stay as they were.
+    Used as a context manager: ``add`` and ``begin`` write each file under a temporary name in its target's folder;
+    leaving the block moves all of them to their names, in the order they were added. When the block raises (Ctrl-C
+    included), nothing is left behind and files that already were there stay as they were.
     """
 
     def __init__(self) -> None:
         self._pending: list[tuple[Path, Path]] = []
+        self._parts: list[PartFile] = []
 
     def __enter__(self) -> OutputFiles:
         return self
+
+    def begin(self, path: Path) -> PartFile:
+        """A file that becomes ``path``, to be written bit by bit and finished before the block is left.
+
+        OutputError: no permission, no such folder.
+        """
+        check_name(path)
+        temporary = self._temporary(path)
+        try:
+            part = PartFile(path, os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb"))
+        except OSError as error:
+            raise output_error(path, error) from error
+        self._parts.append(part)
+        return part
 
     def add(self, path: Path, write: Callable[[BinaryIO], object]) -> str:
         """Let ``write`` fill the file that becomes ``path``; returns its SHA-256 in hexadecimal.
@@ -68,9 +126,8 @@ class OutputFiles:
         OutputError: no space, no permission, no such folder.
         """
         check_name(path)
-        temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.part")
+        temporary = self._temporary(path)
         try:
-            self._pending.append((temporary, path))
             with open(temporary, "xb") as file:
                 write(file)
                 file.flush()
@@ -86,9 +143,20 @@ class OutputFiles:
             if kind is None:
                 self._commit()
         finally:
-            for temporary, _ in self._pending:
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what is not in place yet; for a group that is given up without its block."""
+        for part in self._parts:
+            part.abandon()
+        for temporary, _ in self._pending:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def _temporary(self, path: Path) -> Path:
+        temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.part")
+        self._pending.append((temporary, path))
+        return temporary
 
     def _commit(self) -> None:
         for temporary, path in self._pending:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..errors import OutputError, RequestError
 from .atomic import OutputFiles, check_name, output_error
 from .geometry import Affine
-from .nifti import read_nifti, write_nifti
+from .nifti import nifti_header, read_nifti, write_nifti
 from .npz import read_npz, write_npz
 from .nrrd import read_nrrd, write_nrrd
 
@@ -56,6 +56,14 @@ def split_name(path: str | os.PathLike[str]) -> tuple[Path, str]:
     raise RequestError(f"'{path}': unknown image format. Use a name that ends in one of: {', '.join(FORMATS)}")
 
 
+def check_preview(path: str | os.PathLike[str]) -> Path:
+    """The name of a preview; RequestError unless it ends in .png."""
+    preview = Path(path)
+    if preview.suffix.lower() != ".png":
+        raise RequestError(f"'{preview}': previews are PNG pictures; use a name that ends in .png")
+    return preview
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise what saving to ``path`` would raise for a bad name or folder, before the time for computing is spent."""
     target = Path(path)
@@ -86,6 +94,16 @@ def description_of(meta: Mapping[str, Any]) -> str:
     return " ".join(text.split()) + ", not for diagnosis"
 
 
+def display_range(meta: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Lowest and highest intensity that the plan can give, or None where it sets no limits.
+
+    From the metadata rather than from the voxels, since a file's header is written before its voxels are known.
+    """
+    intensity = meta.get("intensity", {})
+    low, high = intensity.get("low"), intensity.get("high")
+    return None if low is None or high is None else (float(low), float(high))
+
+
 def write_image(
     files: OutputFiles, path: Path, array: NDArray[Any], affine: Affine, meta: Mapping[str, Any], labels: bool = False
 ) -> str:
@@ -100,8 +118,11 @@ def write_image(
             fields = {"description": description, "synthetic": "true" if meta.get("synthetic") else "false"}
             write_nrrd(file, array, affine, fields)
         else:
-            compress = suffix == ".nii.gz"
-            write_nifti(file, array, affine, compress=compress, description=description, labels=labels)
+            window = None if labels else display_range(meta)
+            header = nifti_header(
+                array.shape, array.dtype, affine, description=description, labels=labels, window=window
+            )
+            write_nifti(file, array, header, compress=suffix == ".nii.gz")
 
     return files.add(path, write)
 

@@ -2,41 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ..errors import RequestError
-from .deflate import write_gzip
+from .deflate import GzipStream, Sink
 from .geometry import Affine
+from .rows import contiguous
 
 _CODE_SCANNER = 1
 _DATA_OFFSET = 352  # of a .nii: 348 bytes of header and 4 that say whether extensions follow
 
 
-def write_nifti(
-    file: BinaryIO, array: NDArray[Any], affine: Affine, *, compress: bool, description: str, labels: bool
-) -> None:
-    """Write an integer volume as NIfTI-1: qform and sform with code 1, mm, no scale factor.
+class NiftiStream:
+    """A NIfTI-1 file that is written row by row; a row is all voxels of one z.
 
-    ``description`` (at most 79 characters are kept) goes to ``descrip``; ``labels`` marks a label map (intent 1002).
-    The bytes depend on nothing else: no time stamp, no file name.
+    The bytes depend on the header and the voxels alone, not on how many rows come at a time.
     """
-    image = nifti_image(array, affine)
-    image.header["descrip"] = description.encode("ascii", "replace")[:79]
+
+    def __init__(self, file: Sink, header: bytes, *, compress: bool) -> None:
+        """Write ``header`` (see ``nifti_header``) to ``file``, which stays open; ``compress`` makes it a gzip."""
+        self._gzip = GzipStream(file) if compress else None
+        self._write = file.write if self._gzip is None else self._gzip.write
+        self._write(header)
+
+    def write(self, rows: NDArray[Any]) -> None:
+        """Write rows (z, y, x) of the header's type, those that follow the ones before."""
+        for block in contiguous(rows):
+            self._write(block)
+
+    def close(self) -> None:
+        """Write what is left. To be called in any case, since it ends the threads that compress."""
+        if self._gzip is not None:
+            self._gzip.close()
+
+
+def write_nifti(file: BinaryIO, array: NDArray[Any], header: bytes, *, compress: bool) -> None:
+    """Write an integer volume (x, y, z) behind its header."""
+    stream = NiftiStream(file, header, compress=compress)
+    try:
+        stream.write(array.T)
+    finally:
+        stream.close()
+
+
+def nifti_header(
+    size: Sequence[int],
+    dtype: DTypeLike,
+    affine: Affine,
+    *,
+    description: str,
+    labels: bool = False,
+    window: tuple[float, float] | None = None,
+) -> bytes:
+    """Everything in front of the voxels: qform and sform with code 1, mm, no scale factor, no extensions.
+
+    ``description`` (at most 79 characters are kept) goes to ``descrip``, ``window`` (the range to display) to
+    ``cal_min`` and ``cal_max``; ``labels`` marks a label map (intent 1002). There is no time stamp and no file name.
+    """
+    voxels: NDArray[Any] = np.broadcast_to(np.zeros((), dtype), tuple(size))
+    header = nifti_image(voxels, affine).header
+    header["descrip"] = description.encode("ascii", "replace")[:79]
+    header["vox_offset"] = _DATA_OFFSET
     if labels:
-        image.header.set_intent("label")
-    elif array.size:
-        image.header["cal_min"], image.header["cal_max"] = float(array.min()), float(array.max())
-    # Header, an empty list of extensions, and the voxels, x fastest.
-    image.header["vox_offset"] = _DATA_OFFSET
-    parts = [image.header.binaryblock, bytes(_DATA_OFFSET - len(image.header.binaryblock)), array.tobytes(order="F")]
-    if compress:
-        write_gzip(file, parts)
-    else:
-        file.writelines(parts)
+        header.set_intent("label")
+    if window is not None:
+        header["cal_min"], header["cal_max"] = window
+    block: bytes = header.binaryblock
+    return block + bytes(_DATA_OFFSET - len(block))
 
 
 def nifti_image(array: NDArray[Any], affine: Affine) -> Any:

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RequestError
-from .deflate import LEVEL
+
+# Of zlib's: intensities hardly shrink further, and higher levels take several times as long.
+_LEVEL = 1
 
 
 def write_npz(file: BinaryIO, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
@@ -21,7 +23,7 @@ def write_npz(file: BinaryIO, arrays: Mapping[str, NDArray[Any]], meta: Mapping[
     What numpy.savez_compressed writes, but at the fastest level and without time stamps.
     """
     text = np.array(json.dumps(meta, sort_keys=True))
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
         for name, array in {**arrays, "meta": text}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, np.asanyarray(array), allow_pickle=False)

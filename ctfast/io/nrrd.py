@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RequestError
-from .deflate import write_gzip
+from .deflate import GzipStream
 from .geometry import Affine
+from .rows import contiguous
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SPACES = {
@@ -40,7 +41,12 @@ def write_nrrd(file: BinaryIO, array: NDArray[Any], affine: Affine, fields: Mapp
     lines = ["NRRD0005", *(f"{key}: {value}" for key, value in header.items())]
     lines += [f"{key}:={value}" for key, value in fields.items()]
     file.write(("\n".join(lines) + "\n\n").encode("ascii", "replace"))
-    write_gzip(file, [array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F")])
+    stream = GzipStream(file)
+    try:
+        for block in contiguous(array.T.astype(array.dtype.newbyteorder("<"), copy=False)):
+            stream.write(block)
+    finally:
+        stream.close()
 
 
 def read_nrrd(path: Path) -> tuple[NDArray[Any], Affine]:

@@ -29,7 +29,7 @@ def test_openvino_is_built_and_run_with_one_version(pyproject: dict[str, Any]) -
 
 def test_neither_torch_nor_monai_is_needed_to_install(pyproject: dict[str, Any]) -> None:
     names = {re.split(r"[<>=!~ \[]", r)[0] for r in pyproject["project"]["dependencies"]}
-    assert names == {"nibabel", "numpy", "openvino", "pillow", "pynrrd", "tqdm"}
+    assert names == {"isal", "nibabel", "numpy", "openvino", "pillow", "pynrrd", "tqdm"}
     extras = set(pyproject["project"]["optional-dependencies"])
     assert {"torch", "train", "export", "cuda", "tensorrt", "test"} <= extras
 
