@@ -126,7 +126,8 @@ class OpenVINOSession(Session):
 
     ``precision`` is "fp32" or "bf16"; DeviceError for bf16 on a processor without it. ``threads`` 0 means all that
     affinity and container quota allow. Inputs in ``drop`` stay zero and are compiled away. ``cache_dir`` keeps compiled
-    networks between processes.
+    networks between processes. ``graph`` is the section of another graph over the network's weights (a program's stage).
+    Inputs and outputs in ``half_io`` are bfloat16 in memory; such a session runs in programs only.
     """
 
     def __init__(
@@ -137,6 +138,9 @@ class OpenVINOSession(Session):
         threads: int = 0,
         drop: Sequence[str] = [],
         cache_dir: str = "",
+        *,
+        graph: str | None = None,
+        half_io: Sequence[str] = [],
     ) -> None: ...
     @staticmethod
     def from_bytes(
@@ -148,6 +152,7 @@ class OpenVINOSession(Session):
         threads: int = 0,
         drop: Sequence[str] = [],
         cache_dir: str = "",
+        half_io: Sequence[str] = [],
     ) -> OpenVINOSession:
         """The same from an OpenVINO IR in memory."""
 
@@ -229,3 +234,83 @@ def encode(
     session: Session, image: npt.ArrayLike, compression: _Size = (4, 4, 4), observer: _Observer = None
 ) -> tuple[_Float32, _Float32]:
     """(mean, log_variance), each (channels, x, y, z), of an image (X, Y, Z) in the network's units."""
+
+class Program:
+    """A network as stages that run one after the other on slabs of rows along z; see docs/decode.md.
+
+    Each of ``stages`` maps name, reads, writes, adds (or None), channels, up and down (x, y, z), halo (before, after),
+    skip, groups (0: no norm), eps, gamma and beta (arrays, or None), mask (None or (grid, before, after)) and
+    multiply_adds per output voxel. PlanError if they do not fit together.
+    """
+
+    def __init__(self, input: str, input_channels: int, output: str, stages: Sequence[Mapping[str, Any]]) -> None: ...
+    def output_size(self, size: _Size) -> tuple[int, int, int]:
+        """Extents (x, y, z) of the output for an input of ``size``; RequestError where a stage does not divide it."""
+
+class Strategy:
+    """How a program is run within a memory budget, with what that is predicted to take."""
+
+    @property
+    def name(self) -> Literal["whole", "in_place", "spill", "recompute"]: ...
+    @property
+    def peak_bytes(self) -> int:
+        """Beyond the weights."""
+
+    @property
+    def work(self) -> float:
+        """Multiply-adds over those of one plain pass."""
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Written to and read from scratch files."""
+
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def fits(self) -> bool: ...
+    @property
+    def stored(self) -> list[str]:
+        """Tensors that are kept in memory between passes."""
+
+    @property
+    def spilled(self) -> list[str]: ...
+    @property
+    def slab_rows(self) -> int:
+        """Rows of the output per call of the last stage; 0 for "whole"."""
+
+def strategies(
+    program: Program,
+    size: _Size,
+    *,
+    element_bytes: int,
+    budget: int,
+    whole_bytes: int | None = None,
+    rate: float = 1e12,
+    spill_rate: float = 1e9,
+) -> list[Strategy]:
+    """One strategy of each kind for an input of ``size`` (x, y, z): the quickest that fits, or the smallest.
+
+    ``budget`` is in bytes beyond the weights, ``element_bytes`` 2 (bf16) or 4 (fp32). ``whole_bytes`` is what one call
+    of the whole network takes. ``rate`` (multiply-adds per second) and ``spill_rate`` (bytes per second) weigh work
+    against transfers.
+    """
+
+def run_program(
+    program: Program,
+    open_stage: Callable[[str], Session],
+    input: npt.ArrayLike,
+    strategy: Strategy,
+    *,
+    sink: Callable[[int, _Float32], None],
+    element_bytes: int,
+    threads: int = 0,
+    scratch: str = "/tmp",
+    stage: str = "decode",
+    observer: _Observer = None,
+) -> int:
+    """Run a program on an input (z, y, x, channels); sink(first_row, rows) is given the output as it is finished.
+
+    ``open_stage`` makes the session of a stage, once per pass. The sink's rows (rows, y, x, channels) come in order and
+    are valid during the call only. Spilled tensors go to ``scratch``. Returns the peak bytes of the walker's own
+    memory: kept tensors, windows and results, not what the sessions hold.
+    """

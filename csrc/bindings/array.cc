@@ -13,8 +13,9 @@ py::dtype dtype_of(DType type) {
     case DType::f32: return py::dtype::of<float>();
     case DType::i64: return py::dtype::of<std::int64_t>();
     case DType::u8: return py::dtype::of<std::uint8_t>();
+    case DType::bf16: break;
   }
-  throw Error(ErrorKind::request, "unknown element type");
+  throw Error(ErrorKind::request, "arrays of bfloat16 do not exist in Python");
 }
 
 std::vector<py::ssize_t> extents(const TensorView& view) { return {view.shape.begin(), view.shape.end()}; }

@@ -13,4 +13,5 @@ PYBIND11_MODULE(_native, module) {
   bind_epilogue(module);
   bind_sample(module);
   bind_decode(module);
+  bind_program(module);
 }

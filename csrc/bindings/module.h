@@ -14,5 +14,6 @@ void bind_windows(pybind11::module_& module);
 void bind_epilogue(pybind11::module_& module);
 void bind_sample(pybind11::module_& module);
 void bind_decode(pybind11::module_& module);
+void bind_program(pybind11::module_& module);
 
 }  // namespace ctfast::bindings

@@ -18,18 +18,22 @@ namespace {
 
 std::shared_ptr<OpenVINOSession> open_network(const std::shared_ptr<Plan>& plan, const std::string& network,
                                               const std::string& precision, int threads, std::vector<std::string> drop,
-                                              std::string cache_dir) {
-  const OpenVINOOptions options{precision_of(precision), threads, std::move(drop), std::move(cache_dir)};
+                                              std::string cache_dir, const std::optional<std::string>& graph,
+                                              std::vector<std::string> half_io) {
+  const OpenVINOOptions options{precision_of(precision), threads, std::move(drop), std::move(cache_dir),
+                                std::move(half_io)};
   const py::gil_scoped_release unlocked;
-  const std::span<const std::byte> xml = plan->section(network + "/model.xml");
+  const std::span<const std::byte> xml = plan->section(graph.value_or(network + "/model.xml"));
   const std::string_view text(reinterpret_cast<const char*>(xml.data()), xml.size());
   return std::make_shared<OpenVINOSession>(network, text, plan->section(network + "/model.bin"), plan, options);
 }
 
 std::shared_ptr<OpenVINOSession> network_from_bytes(const std::string& xml, const py::bytes& weights,
                                                     const std::string& name, const std::string& precision, int threads,
-                                                    std::vector<std::string> drop, std::string cache_dir) {
-  const OpenVINOOptions options{precision_of(precision), threads, std::move(drop), std::move(cache_dir)};
+                                                    std::vector<std::string> drop, std::string cache_dir,
+                                                    std::vector<std::string> half_io) {
+  const OpenVINOOptions options{precision_of(precision), threads, std::move(drop), std::move(cache_dir),
+                                std::move(half_io)};
   const std::string_view memory = weights;
   const std::shared_ptr<const void> owner(weights.inc_ref().ptr(), [](const void* pointer) {
     const py::gil_scoped_acquire lock;
@@ -66,10 +70,12 @@ void bind_sessions(py::module_& module) {
 
   py::class_<OpenVINOSession, Session, std::shared_ptr<OpenVINOSession>>(module, "OpenVINOSession")
       .def(py::init(&open_network), py::arg("plan"), py::arg("network"), py::arg("precision"), py::arg("threads") = 0,
-           py::arg("drop") = std::vector<std::string>{}, py::arg("cache_dir") = "")
+           py::arg("drop") = std::vector<std::string>{}, py::arg("cache_dir") = "", py::kw_only(),
+           py::arg("graph") = py::none(), py::arg("half_io") = std::vector<std::string>{})
       .def_static("from_bytes", &network_from_bytes, py::arg("xml"), py::arg("weights"), py::kw_only(),
                   py::arg("name") = "network", py::arg("precision") = "fp32", py::arg("threads") = 0,
-                  py::arg("drop") = std::vector<std::string>{}, py::arg("cache_dir") = "")
+                  py::arg("drop") = std::vector<std::string>{}, py::arg("cache_dir") = "",
+                  py::arg("half_io") = std::vector<std::string>{})
       .def_property_readonly(
           "precision",
           [](const OpenVINOSession& session) { return session.precision() == Precision::bf16 ? "bf16" : "fp32"; })

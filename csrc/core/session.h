@@ -29,6 +29,9 @@ class Session {
   // memory, valid until its next run. Not reentrant: one caller at a time.
   virtual std::vector<NamedTensor> run(const std::vector<NamedTensor>& inputs) = 0;
 
+  // The same with the only output written to memory of the caller, of the right type and shape.
+  virtual void run_into(const std::vector<NamedTensor>& inputs, const TensorView& output) = 0;
+
   // Held for a whole request by whoever may share the session with other threads. Recursive, because an observer may
   // use the session between two network calls of the request that it observes: no view is in use at that time.
   std::recursive_mutex& in_use() { return in_use_; }

@@ -9,13 +9,14 @@
 
 namespace ctfast {
 
-enum class DType : std::uint8_t { f32, i64, u8 };
+enum class DType : std::uint8_t { f32, i64, u8, bf16 };
 
 constexpr std::size_t size_of(DType type) {
   switch (type) {
     case DType::f32: return 4;
     case DType::i64: return 8;
     case DType::u8: return 1;
+    case DType::bf16: return 2;
   }
   return 0;
 }

@@ -1,6 +1,7 @@
 #include "sessions/callable.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "bindings/array.h"
@@ -51,6 +52,15 @@ std::vector<NamedTensor> CallableSession::run(const std::vector<NamedTensor>& in
   }
   results_ = std::move(keep);
   return views;
+}
+
+void CallableSession::run_into(const std::vector<NamedTensor>& inputs, const TensorView& output) {
+  const std::vector<NamedTensor> results = run(inputs);
+  const TensorView& result = results.front().second;
+  if (results.size() != 1 || result.shape != output.shape || result.dtype != output.dtype) {
+    throw Error(ErrorKind::plan, "the callable network should return one float32 array of the size that is expected");
+  }
+  std::memcpy(output.data, result.data, result.bytes());
 }
 
 }  // namespace ctfast

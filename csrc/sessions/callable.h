@@ -21,6 +21,7 @@ class CallableSession : public Session {
   // Takes the interpreter lock itself. The callable gets copies, which it may keep or change. What it raises passes
   // through as pybind11::error_already_set; a wrong set of names is Error(request).
   std::vector<NamedTensor> run(const std::vector<NamedTensor>& inputs) override;
+  void run_into(const std::vector<NamedTensor>& inputs, const TensorView& output) override;
 
  private:
   std::vector<std::string> inputs_;

@@ -4,6 +4,7 @@
 #include <list>
 #include <map>
 #include <new>
+#include <openvino/core/preprocess/pre_post_process.hpp>
 #include <openvino/op/constant.hpp>
 #include <openvino/openvino.hpp>
 #include <sstream>
@@ -65,6 +66,7 @@ ov::element::Type element_type(DType type) {
     case DType::f32: return ov::element::f32;
     case DType::i64: return ov::element::i64;
     case DType::u8: return ov::element::u8;
+    case DType::bf16: return ov::element::bf16;
   }
   return ov::element::dynamic;
 }
@@ -95,8 +97,10 @@ struct OpenVINOSession::Impl {
   std::list<Compiled> compiled;  // the one used last is in front
 
   void drop_inputs();
+  void halve_ports();
   void list_ports();
   Compiled& prepare(const std::vector<ov::Shape>& shapes);
+  Compiled& prepare_for(const std::vector<NamedTensor>& given);
   std::vector<const TensorView*> in_order(const std::vector<NamedTensor>& given) const;
 };
 
@@ -119,6 +123,22 @@ void OpenVINOSession::Impl::drop_inputs() {
   if (!options.drop.empty()) model->validate_nodes_and_infer_types();
 }
 
+// OpenVINO then converts on the way in and out, or not at all where the network computes in bfloat16 anyway.
+void OpenVINOSession::Impl::halve_ports() {
+  if (options.half.empty()) return;
+  ov::preprocess::PrePostProcessor ports(model);
+  const auto wanted = [&](const ov::Output<ov::Node>& port) {
+    return std::ranges::any_of(options.half, [&](const std::string& half) { return port.get_names().contains(half); });
+  };
+  for (std::size_t i = 0; i < model->inputs().size(); ++i) {
+    if (wanted(model->input(i))) ports.input(i).tensor().set_element_type(ov::element::bf16);
+  }
+  for (std::size_t i = 0; i < model->outputs().size(); ++i) {
+    if (wanted(model->output(i))) ports.output(i).tensor().set_element_type(ov::element::bf16);
+  }
+  model = ports.build();
+}
+
 void OpenVINOSession::Impl::list_ports() {
   for (const auto& port : model->inputs()) {
     inputs.push_back(port.get_any_name());
@@ -126,7 +146,8 @@ void OpenVINOSession::Impl::list_ports() {
   }
   for (const auto& port : model->outputs()) {
     outputs.push_back(port.get_any_name());
-    if (port.get_element_type() != ov::element::f32) {
+    const bool halved = std::ranges::find(options.half, outputs.back()) != options.half.end();
+    if (port.get_element_type() != (halved ? ov::element::bf16 : ov::element::f32)) {
       throw Error(ErrorKind::plan, "network '" + name + "': output '" + outputs.back() + "' should be f32 and is " +
                                        port.get_element_type().get_type_name() + ". Build the plan again.");
     }
@@ -201,6 +222,7 @@ OpenVINOSession::OpenVINOSession(std::string name, std::string_view xml, std::sp
     }
     impl_->model = shared_core().read_model(std::string(xml), memory);
     impl_->drop_inputs();
+    impl_->halve_ports();
     impl_->list_ports();
   });
 }
@@ -211,25 +233,48 @@ const std::vector<std::string>& OpenVINOSession::inputs() const { return impl_->
 
 const std::vector<std::string>& OpenVINOSession::outputs() const { return impl_->outputs; }
 
+Compiled& OpenVINOSession::Impl::prepare_for(const std::vector<NamedTensor>& given) {
+  const std::vector<const TensorView*> ordered = in_order(given);
+  std::vector<ov::Shape> shapes;
+  shapes.reserve(ordered.size());
+  for (const TensorView* view : ordered) shapes.emplace_back(view->shape.begin(), view->shape.end());
+  Compiled& network = prepare(shapes);
+  for (std::size_t i = 0; i < ordered.size(); ++i) {
+    network.request.set_input_tensor(i, ov::Tensor(input_types[i], shapes[i], ordered[i]->data));
+  }
+  return network;
+}
+
 std::vector<NamedTensor> OpenVINOSession::run(const std::vector<NamedTensor>& inputs) {
   return translated("running network '" + impl_->name + "'", [&] {
-    const std::vector<const TensorView*> ordered = impl_->in_order(inputs);
-    std::vector<ov::Shape> shapes;
-    shapes.reserve(ordered.size());
-    for (const TensorView* view : ordered) shapes.emplace_back(view->shape.begin(), view->shape.end());
-    Compiled& network = impl_->prepare(shapes);
-    for (std::size_t i = 0; i < ordered.size(); ++i) {
-      network.request.set_input_tensor(i, ov::Tensor(impl_->input_types[i], shapes[i], ordered[i]->data));
-    }
+    Compiled& network = impl_->prepare_for(inputs);
     network.request.infer();
     std::vector<NamedTensor> results;
     for (std::size_t i = 0; i < impl_->outputs.size(); ++i) {
       const ov::Tensor tensor = network.request.get_output_tensor(i);
-      results.emplace_back(impl_->outputs[i], TensorView{DType::f32,
+      const bool halved = tensor.get_element_type() == ov::element::bf16;
+      results.emplace_back(impl_->outputs[i], TensorView{halved ? DType::bf16 : DType::f32,
                                                          {tensor.get_shape().begin(), tensor.get_shape().end()},
-                                                         const_cast<float*>(tensor.data<const float>())});
+                                                         const_cast<void*>(tensor.data())});
     }
     return results;
+  });
+}
+
+void OpenVINOSession::run_into(const std::vector<NamedTensor>& inputs, const TensorView& output) {
+  translated("running network '" + impl_->name + "'", [&] {
+    Compiled& network = impl_->prepare_for(inputs);
+    const ov::Output<const ov::Node> port = network.model.output(0);
+    const ov::Shape shape(output.shape.begin(), output.shape.end());
+    if (impl_->outputs.size() != 1 || port.get_shape() != shape ||
+        port.get_element_type() != element_type(output.dtype)) {
+      throw Error(ErrorKind::plan,
+                  "network '" + impl_->name +
+                      "' should have one output of the size that the plan's program says, and has not. "
+                      "Build the plan again.");
+    }
+    network.request.set_output_tensor(0, ov::Tensor(port.get_element_type(), shape, output.data));
+    network.request.infer();
   });
 }
 

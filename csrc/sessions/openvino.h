@@ -20,6 +20,7 @@ struct OpenVINOOptions {
   int threads = 0;                // 0: all that the affinity mask and the container's quota allow
   std::vector<std::string> drop;  // inputs that stay zero: replaced by constants, so that additions of them vanish
   std::string cache_dir;          // where OpenVINO keeps compiled networks between processes; empty: nowhere
+  std::vector<std::string> half;  // inputs and outputs that are bfloat16 in memory, where the network has float32
 };
 
 class OpenVINOSession : public Session {
@@ -36,6 +37,7 @@ class OpenVINOSession : public Session {
   // Inputs are read where they lie. New input shapes cost a compilation; the last three sets stay compiled.
   // Throws Error(request) for a wrong set of inputs or wrong types, Error(device) and Error(memory) from OpenVINO.
   std::vector<NamedTensor> run(const std::vector<NamedTensor>& inputs) override;
+  void run_into(const std::vector<NamedTensor>& inputs, const TensorView& output) override;
 
   Precision precision() const;  // as OpenVINO reports it for the network compiled last, or as asked for before that
   int compiled_shapes() const;

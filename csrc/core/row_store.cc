@@ -1,0 +1,152 @@
+#include "row_store.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "error.h"
+#include "parallel.h"
+
+namespace ctfast {
+
+namespace {
+
+class MemoryRows : public RowStore {
+ public:
+  MemoryRows(std::byte* first_row, std::int64_t width, std::int64_t stride)
+      : base_(first_row), width_(width), stride_(stride) {}
+
+  void write(std::int64_t first, std::int64_t count, const std::byte* rows, int threads) override {
+    for_runs(count, [&](std::int64_t row, std::int64_t bytes) {
+      copy_bytes(base_ + (first + row) * stride_, rows + row * width_, bytes, threads);
+    });
+  }
+
+  void read(std::int64_t first, std::int64_t count, std::byte* rows, int threads) const override {
+    for_runs(count, [&](std::int64_t row, std::int64_t bytes) {
+      copy_bytes(rows + row * width_, base_ + (first + row) * stride_, bytes, threads);
+    });
+  }
+
+  const std::byte* in_place(std::int64_t first) const override {
+    return stride_ == width_ ? base_ + first * stride_ : nullptr;
+  }
+
+ private:
+  // One run where rows touch, otherwise one per row.
+  template <typename Body>
+  void for_runs(std::int64_t count, const Body& body) const {
+    if (stride_ == width_) {
+      body(0, count * width_);
+      return;
+    }
+    for (std::int64_t row = 0; row < count; ++row) body(row, width_);
+  }
+
+  std::byte* base_;
+  std::int64_t width_;
+  std::int64_t stride_;
+};
+
+class ScratchRows : public RowStore {
+ public:
+  ScratchRows(const std::string& folder, std::int64_t width) : folder_(folder), width_(width) {
+    std::string name = folder + "/ctfast-XXXXXX";
+    file_ = mkstemp(name.data());
+    if (file_ < 0) fail("a scratch file could not be made");
+    unlink(name.c_str());
+  }
+  ScratchRows(const ScratchRows&) = delete;
+  ScratchRows& operator=(const ScratchRows&) = delete;
+  ~ScratchRows() override { close(file_); }
+
+  void write(std::int64_t first, std::int64_t count, const std::byte* rows, int /*threads*/) override {
+    std::int64_t done = 0;
+    while (done < count * width_) {
+      const ssize_t now =
+          pwrite(file_, rows + done, static_cast<std::size_t>(count * width_ - done), first * width_ + done);
+      if (now < 0 && errno == EINTR) continue;
+      if (now <= 0) fail("writing to a scratch file failed");
+      done += now;
+    }
+  }
+
+  void read(std::int64_t first, std::int64_t count, std::byte* rows, int /*threads*/) const override {
+    std::int64_t done = 0;
+    while (done < count * width_) {
+      const ssize_t now =
+          pread(file_, rows + done, static_cast<std::size_t>(count * width_ - done), first * width_ + done);
+      if (now < 0 && errno == EINTR) continue;
+      if (now <= 0) fail("reading from a scratch file failed");
+      done += now;
+    }
+  }
+
+  const std::byte* in_place(std::int64_t /*first*/) const override { return nullptr; }
+
+ private:
+  [[noreturn]] void fail(const std::string& what) const {
+    throw Error(ErrorKind::memory, what + " in '" + folder_ + "': " + std::strerror(errno) +
+                                       ". Make room there or name another folder in the environment's TMPDIR");
+  }
+
+  std::string folder_;
+  std::int64_t width_;
+  int file_ = -1;
+};
+
+}  // namespace
+
+// Mapped, so that the memory goes back to the system at once when it is released.
+Arena::Block::Block(Arena& arena, std::int64_t bytes) : arena_(&arena), bytes_(std::max<std::int64_t>(bytes, 1)) {
+  void* memory =
+      mmap(nullptr, static_cast<std::size_t>(bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) {
+    throw Error(ErrorKind::memory, "could not allocate " + std::to_string(bytes_) +
+                                       " bytes; ask for a smaller size or a smaller memory budget, or free memory");
+  }
+#ifdef MADV_HUGEPAGE
+  madvise(memory, static_cast<std::size_t>(bytes_), MADV_HUGEPAGE);  // only a wish: fewer page faults at first use
+#endif
+  data_ = static_cast<std::byte*>(memory);
+  arena_->live_ += bytes_;
+  arena_->peak_ = std::max(arena_->peak_, arena_->live_);
+}
+
+Arena::Block::Block(Block&& other) noexcept
+    : arena_(std::exchange(other.arena_, nullptr)),
+      data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)) {}
+
+Arena::Block& Arena::Block::operator=(Block&& other) noexcept {
+  if (this == &other) return *this;
+  release();
+  arena_ = std::exchange(other.arena_, nullptr);
+  data_ = std::exchange(other.data_, nullptr);
+  bytes_ = std::exchange(other.bytes_, 0);
+  return *this;
+}
+
+Arena::Block::~Block() { release(); }
+
+void Arena::Block::release() noexcept {
+  if (data_ == nullptr) return;
+  munmap(data_, static_cast<std::size_t>(bytes_));
+  arena_->live_ -= bytes_;
+  data_ = nullptr;
+}
+
+std::unique_ptr<RowStore> memory_rows(std::byte* first_row, std::int64_t width, std::int64_t stride) {
+  return std::make_unique<MemoryRows>(first_row, width, stride);
+}
+
+std::unique_ptr<RowStore> scratch_rows(const std::string& folder, std::int64_t width) {
+  return std::make_unique<ScratchRows>(folder, width);
+}
+
+}  // namespace ctfast

@@ -1,0 +1,144 @@
+// Sizes of slabs: rows per call, and the memory that a pass needs beside the tensors it keeps.
+#include <algorithm>
+#include <numeric>
+
+#include "planner.h"
+
+namespace ctfast {
+
+namespace {
+
+std::size_t at(int index) { return static_cast<std::size_t>(index); }
+
+std::int64_t voxels(const Extent3& extent, std::int64_t rows) { return rows * extent[1] * extent[2]; }
+
+std::int64_t input_rows(const Stage& stage, std::int64_t rows) {
+  return rows * stage.down[0] / stage.up[0] + stage.before + stage.after;
+}
+
+bool enlarges(const Stage& stage) {
+  return std::ranges::any_of(stage.up, [](std::int64_t factor) { return factor > 1; });
+}
+
+// What a session holds while it runs: the input after normalisation and activation; for an enlarging stage the enlarged
+// input and its part within the slab; and the residual in the layout of the convolution's result.
+std::int64_t workspace_bytes(const Program& program, const std::vector<Extent3>& extents, const Stage& stage,
+                             std::int64_t rows, std::int64_t element_bytes) {
+  const std::int64_t channels = program.tensors()[at(stage.input)].channels;
+  std::int64_t elements = 0;
+  if (stage.norm || (stage.mask && stage.mask->grid == SlabGrid::input)) {
+    elements += voxels(extents[at(stage.input)], input_rows(stage, rows)) * channels;
+  }
+  if (enlarges(stage)) elements += voxels(extents[at(stage.output)], 2 * rows + 6) * channels;
+  if (stage.residual >= 0) elements += voxels(extents[at(stage.output)], rows) * stage.channels;
+  return elements * element_bytes;
+}
+
+// All that one call of a stage touches.
+std::int64_t call_bytes(const Program& program, const std::vector<Extent3>& extents, const Stage& stage,
+                        std::int64_t rows, std::int64_t element_bytes) {
+  return row_bytes(program, extents, stage.input, element_bytes) * input_rows(stage, rows) +
+         row_bytes(program, extents, stage.output, element_bytes) * rows +
+         workspace_bytes(program, extents, stage, rows, element_bytes);
+}
+
+// The largest divisor of `total` between limit / 2 and limit that is a multiple of `step`; else limit.
+std::int64_t even_part(std::int64_t total, std::int64_t limit, std::int64_t step) {
+  for (std::int64_t rows = limit; rows * 2 >= limit && rows >= step; rows -= step) {
+    if (total % rows == 0) return rows;
+  }
+  return limit;
+}
+
+// Rows of a stage's result before its first ones are dropped.
+std::int64_t raw_rows(const Stage& stage, const std::vector<Extent3>& extents) {
+  return extents[at(stage.output)][0] + stage.skip;
+}
+
+// Bytes of the windows through which a pass's stages read.
+std::int64_t window_bytes(const Program& program, const std::vector<Extent3>& extents, const Schedule& schedule,
+                          const Pass& pass, const std::vector<std::int64_t>& rows, std::int64_t element_bytes) {
+  std::int64_t total = 0;
+  const auto streamed = [&](int tensor) {
+    const int producer = program.tensors()[at(tensor)].producer;
+    return std::ranges::find(pass.stages, producer) != pass.stages.end() &&
+           std::ranges::find(pass.sinks, producer) == pass.sinks.end();
+  };
+  for (const int number : pass.stages) {
+    const Stage& stage = program.stages()[at(number)];
+    const std::int64_t needed = input_rows(stage, rows[at(number)]);
+    if (!streamed(stage.input)) total += needed * row_bytes(program, extents, stage.input, element_bytes);
+    if (stage.residual < 0 || streamed(stage.residual)) continue;
+    const Place& place = schedule.places[at(stage.residual)];
+    const std::int64_t width = row_bytes(program, extents, stage.residual, element_bytes);
+    const bool in_one_piece = place.slot >= 0 && schedule.slots[at(place.slot)].row_bytes == width;
+    if (!in_one_piece) total += rows[at(number)] * width;
+  }
+  // A streamed tensor has one window for all its readers; it holds what the slowest still needs and one slab more.
+  for (int tensor = 1; tensor < static_cast<int>(program.tensors().size()); ++tensor) {
+    if (!streamed(tensor)) continue;
+    std::int64_t needed = 0;
+    std::int64_t readers = 0;
+    for (const int reader : program.tensors()[at(tensor)].readers) {
+      if (std::ranges::find(pass.stages, reader) == pass.stages.end()) continue;
+      const Stage& stage = program.stages()[at(reader)];
+      needed = std::max(needed, stage.input == tensor ? input_rows(stage, rows[at(reader)]) : rows[at(reader)]);
+      ++readers;
+    }
+    const std::int64_t producer_rows = rows[at(program.tensors()[at(tensor)].producer)];
+    total += (needed + (readers > 1 ? 2 : 1) * producer_rows) * row_bytes(program, extents, tensor, element_bytes);
+  }
+  return total;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> slab_rows(const Program& program, const std::vector<Extent3>& extents,
+                                    std::int64_t slab_bytes, std::int64_t element_bytes) {
+  const std::vector<Stage>& stages = program.stages();
+  std::vector<std::int64_t> rows(stages.size(), 0);
+  for (std::size_t first = 0; first < stages.size(); ++first) {
+    if (rows[first] != 0) continue;
+    std::vector<std::size_t> group;
+    std::int64_t step = 1;
+    for (std::size_t other = first; other < stages.size(); ++other) {
+      if (extents[at(stages[other].output)] != extents[at(stages[first].output)]) continue;
+      group.push_back(other);
+      step = std::lcm(step, stages[other].up[0]);
+    }
+    const std::int64_t total = raw_rows(stages[first], extents);
+    std::int64_t fitting = total - total % step > 0 ? total - total % step : step;
+    for (const std::size_t stage : group) {
+      const std::int64_t fixed = call_bytes(program, extents, stages[stage], 0, element_bytes);
+      const std::int64_t each = call_bytes(program, extents, stages[stage], step, element_bytes) - fixed;
+      const std::int64_t room = std::max<std::int64_t>(slab_bytes - fixed, 0);
+      fitting = std::min(fitting, std::max<std::int64_t>(room / std::max<std::int64_t>(each, 1), 1) * step);
+    }
+    const std::int64_t chosen = even_part(total, fitting, step);
+    for (const std::size_t stage : group) rows[stage] = chosen;
+  }
+  return rows;
+}
+
+std::int64_t peak_bytes(const Program& program, const std::vector<Extent3>& extents, const Schedule& schedule,
+                        const std::vector<std::int64_t>& rows, std::int64_t element_bytes) {
+  std::int64_t peak = 0;
+  for (std::size_t number = 0; number < schedule.passes.size(); ++number) {
+    const Pass& pass = schedule.passes[number];
+    const int index = static_cast<int>(number);
+    std::int64_t bytes = window_bytes(program, extents, schedule, pass, rows, element_bytes);
+    for (const Slot& slot : schedule.slots) {
+      if (slot.first_pass <= index && index <= slot.last_pass) bytes += slot.bytes();
+    }
+    for (const int stage : pass.sinks) {
+      bytes += rows[at(stage)] * row_bytes(program, extents, program.stages()[at(stage)].output, element_bytes);
+    }
+    for (const int stage : pass.stages) {
+      bytes += workspace_bytes(program, extents, program.stages()[at(stage)], rows[at(stage)], element_bytes);
+    }
+    peak = std::max(peak, bytes);
+  }
+  return peak;
+}
+
+}  // namespace ctfast
