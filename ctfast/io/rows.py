@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _STEP = 16 << 20  # bytes that are brought into a file's order at a time
+_LINES = 4  # lines of a row that are copied at a time out of an array of another order; what they touch stays cached
 
 
 class RowStream(Protocol):
@@ -27,7 +28,12 @@ def contiguous(rows: NDArray[Any]) -> Iterator[memoryview]:
     """The bytes of rows (z, y, x), x fastest, some at a time, so that no array is copied as a whole."""
     step = max(1, _STEP // max(1, rows[:1].nbytes))
     for first in range(0, len(rows), step):
-        yield np.ascontiguousarray(rows[first : first + step]).reshape(-1).view(np.uint8).data
+        block = rows[first : first + step]
+        if not block.flags.c_contiguous:
+            block = np.empty(block.shape, block.dtype)
+            for line in range(0, block.shape[1], _LINES):
+                block[:, line : line + _LINES] = rows[first : first + step, line : line + _LINES]
+        yield block.reshape(-1).view(np.uint8).data
 
 
 class BackgroundRows:
