@@ -187,6 +187,8 @@ def _stage_problems(stage: Stage, channels: int, shapes: Mapping[str, tuple[int,
     """What is wrong with a stage that reads a tensor of ``channels`` channels."""
     if any(up > 1 and down > 1 for up, down in zip(stage.up, stage.down, strict=True)):
         yield f": an axis goes up or down, not both, but up is {list(stage.up)} and down is {list(stage.down)}"
+    if stage.skip and stage.adds is not None:
+        yield f": a stage that drops rows cannot add a tensor, but skip is {stage.skip} and adds is '{stage.adds}'"
     norm, mask = stage.norm, stage.mask
     if norm is not None:
         if channels % norm.groups:

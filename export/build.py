@@ -19,14 +19,17 @@ from torch import nn
 
 from ctfast import plan as plan_file
 from ctfast.errors import OutputError, RequestError
+from ctfast.export.constants import Constants
 from ctfast.export.describe import Shapes, completed, described, with_networks
 from ctfast.export.memory import footprint, predict
 from ctfast.export.onnx import export_onnx
 from ctfast.export.openvino import convert
+from ctfast.export.shared_graphs import SharedWeights, write_stages
 from ctfast.export.sources import Model, Weights, resolve
 from ctfast.export.tensors import fingerprints, fits_half, locate
 from ctfast.export.wrappers import GRAPHS, Graph, graphs
 from ctfast.manifest import Footprint, PlanManifest
+from ctfast.manifest_program import stage_section
 from ctfast.networks import AutoencoderKL, ControlNet, DenoiserUNet
 from ctfast.observer import Observer, Progress, observer_of, report
 
@@ -286,6 +289,7 @@ def _write(
                 part = _network(graph, folder, options)
                 entries[graph.name], footprints[graph.name] = part.entry, part.footprint
                 sections[f"{graph.name}/model.xml"], sections[f"{graph.name}/model.bin"] = part.xml, part.weights
+                sections |= {stage_section(graph.name, stage): path for stage, path in part.stages.items()}
             del module, graph
             gc.collect()
         report(watch, "write", total, total)
@@ -300,10 +304,11 @@ class _Part:
     footprint: Footprint
     xml: Path
     weights: Path
+    stages: Mapping[str, Path]
 
 
 def _network(graph: Graph, folder: Path, options: Options) -> _Part:
-    """Export one graph; its weights are left in ``folder``."""
+    """Export one graph, and its stages if it has a program; all files are left in ``folder``."""
     half = options.weights_dtype == "float16" and fits_half(graph.state)
     if options.weights_dtype == "float16" and not half:
         warnings.warn(f"{graph.name} has weights beyond float16's range; they are kept as float32", stacklevel=2)
@@ -317,6 +322,10 @@ def _network(graph: Graph, folder: Path, options: Options) -> _Part:
             shutil.move(file, options.keep_onnx / file.name)
     table = locate(ir.xml, ir.weights, graph.state, half=half)
     _log.info("%s: ONNX %s; OpenVINO %s", graph.name, dict(onnx_file.operators), dict(ir.operations))
+    staged, stages = None, dict[str, Path]()
+    if graph.program is not None:
+        staged = graph.program(Constants(ir.weights, table))
+        stages = write_stages(staged, SharedWeights(ir.xml, ir.weights, table), folder / graph.name)
     found = footprint(graph, ov.Core().read_model(ir.xml), ir.weights.stat().st_size, options.precision)
     entry = {
         "backend": "openvino",
@@ -326,8 +335,10 @@ def _network(graph: Graph, folder: Path, options: Options) -> _Part:
         "outputs": list(graph.outputs),
         "drop_if_unused": list(graph.drop_if_unused),
         "tensors": {key: asdict(tensor) for key, tensor in table.items()},
+        "footprint": asdict(found),
+        "program": asdict(staged.program) if staged is not None else None,
     }
-    return _Part(entry, found, ir.xml, ir.weights)
+    return _Part(entry, found, ir.xml, ir.weights, stages)
 
 
 @contextmanager

@@ -7,13 +7,17 @@ Tensor names are those that the runtime feeds and reads.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from ctfast.export.constants import Constants
+from ctfast.export.program import StagedNetwork
+from ctfast.export.vae_program import decoder_program, encoder_program
 from ctfast.networks import AutoencoderKL, ControlNet, DenoiserConfig, DenoiserUNet
 from ctfast.networks.mask_unet import MaskUNet
 
@@ -51,7 +55,10 @@ class Port:
 
 @dataclass(frozen=True)
 class Graph:
-    """One network of the plan: a module whose ``forward`` takes the inputs in order, and which weights it holds."""
+    """One network of the plan: a module whose ``forward`` takes the inputs in order, and which weights it holds.
+
+    ``program`` makes the same network in stages, of the weights' constants; not every network has one.
+    """
 
     name: str
     module: nn.Module
@@ -59,6 +66,7 @@ class Graph:
     outputs: tuple[str, ...]
     state: Mapping[str, Tensor]
     drop_if_unused: tuple[str, ...] = ()
+    program: Callable[[Constants], StagedNetwork] | None = None
 
     def example(self, size: Sequence[int] = (2, 3, 4), batch: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
         """Random inputs; ``size`` counts the free spatial axes in multiples of their factors."""
@@ -145,7 +153,8 @@ def graphs(role: str, module: nn.Module, *, controlnet: bool = False, scale_fact
         return _controlnet(cast(ControlNet, module))
     if role == "autoencoder":
         network = cast(AutoencoderKL, module)
-        return _decoder("vae_decoder", "image", network), _encoder(network)
+        program = None if network.config.transposed else partial(decoder_program, network.config)
+        return replace(_decoder("vae_decoder", "image", network), program=program), _encoder(network)
     if role == "mask_autoencoder":
         network = copy.deepcopy(cast(AutoencoderKL, module))
         with torch.no_grad():
@@ -233,7 +242,8 @@ def _decoder(name: str, output: str, network: AutoencoderKL) -> Graph:
 def _encoder(network: AutoencoderKL) -> Graph:
     state, _ = _split(network.state_dict(), "encoder.", "quant_conv_")
     port = Port("image", _grid(network.config.in_channels, network.config.compression), low=0.0)
-    return Graph("vae_encoder", _Encoder(network), (port,), ("mean", "log_variance"), state)
+    program = partial(encoder_program, network.config)
+    return Graph("vae_encoder", _Encoder(network), (port,), ("mean", "log_variance"), state, program=program)
 
 
 def _mask_denoiser(network: MaskUNet) -> Graph:

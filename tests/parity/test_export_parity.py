@@ -18,6 +18,7 @@ import onnx  # noqa: E402
 import openvino as ov  # noqa: E402
 from support import tiny_models  # noqa: E402
 from support.official_files import one_thread, redraw  # noqa: E402
+from support.program_walker import Run, compiled, walk  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 import ctfast  # noqa: E402
@@ -28,6 +29,7 @@ from ctfast.export.onnx import export_onnx  # noqa: E402
 from ctfast.export.openvino import convert  # noqa: E402
 from ctfast.export.verify import verify_against  # noqa: E402
 from ctfast.export.wrappers import GRAPHS, Graph, graphs  # noqa: E402
+from ctfast.manifest_program import stage_section  # noqa: E402
 from ctfast.networks import ControlNet, ControlNetConfig, DenoiserConfig, DenoiserUNet  # noqa: E402
 from ctfast.plan import Plan  # noqa: E402
 
@@ -96,6 +98,39 @@ def test_the_runtime_computes_what_torch_computes_with_the_plans_weights(built: 
         inputs = graph.example(size, batch, seed=3)
         feed = {port.name: tensor.numpy() for port, tensor in zip(graph.inputs, inputs, strict=True)}
         assert worst(session.run(feed), expected(graph, inputs)) <= LIMIT
+
+
+@pytest.mark.parametrize("name", ["vae_decoder", "vae_encoder"])
+def test_programs_compute_what_the_whole_networks_do(built: Built, name: str) -> None:
+    plan = Plan.open(built.plan)
+    entry, weights = plan.manifest.networks[name], ov.Tensor(np.frombuffer(plan.section(f"{name}/model.bin"), np.uint8))
+    assert entry.program is not None
+
+    def open_stage(stage: str) -> Run:
+        return compiled(ov.Core().read_model(bytes(plan.section(stage_section(name, stage))), weights))
+
+    graph = all_graphs(tiny_models.modules())[name]
+    session = native.OpenVINOSession(native.Plan(str(built.plan)), name, "fp32", 1)
+    (x,) = graph.example((3, 5, 2), 1, seed=5)
+    whole = np.concatenate([session.run({entry.inputs[0]: x.numpy()})[output] for output in entry.outputs], axis=1)
+    turned = np.ascontiguousarray(x.numpy()[0].transpose(3, 2, 1, 0))
+    found = walk(entry.program, open_stage, plan_weights.state_dict(plan, name), turned, slab=2).transpose(3, 2, 1, 0)
+    assert found.shape == whole[0].shape
+    assert np.linalg.norm(found - whole[0]) <= LIMIT * np.linalg.norm(whole[0])
+
+
+def test_programs_take_hardly_any_room(built: Built) -> None:
+    """Weights are there once: what the graphs add to them are index vectors and the like."""
+    plan = Plan.open(built.plan)
+    lengths = {section.name: section.length for section in plan.sections}
+    assert {name for name, entry in plan.manifest.networks.items() if entry.program} == {"vae_decoder", "vae_encoder"}
+    for name in ("vae_decoder", "vae_encoder"):
+        entry = plan.manifest.networks[name]
+        footprint = entry.footprint
+        assert footprint is not None
+        parameters = sum(int(np.prod(tensor.shape)) for tensor in entry.tensors.values())
+        assert lengths[f"{name}/model.bin"] < 2 * parameters + 8192
+        assert footprint.loaded_bytes == lengths[f"{name}/model.bin"] + 2 * parameters
 
 
 @pytest.mark.parametrize("name", NAMES)

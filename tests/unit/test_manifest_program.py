@@ -113,7 +113,7 @@ CONTRADICTIONS: list[tuple[tuple[Any, ...], Any, str]] = [
     (("stages", 1, "adds"), "latent", "program.stages.a.adds: 'latent' has another size than 'a', or other channels"),
     (("stages", 2, "adds"), "a", "program.stages.up.adds: 'a' has another size"),
     (("stages", 1, "up"), [1, 2, 1], "program.stages.a.adds: 'in' has another size"),
-    (("stages", 1, "skip"), 1, "program.stages.a.adds: 'in' has another size"),
+    (("stages", 1, "skip"), 1, "program.stages.a: a stage that drops rows cannot add a tensor"),
     (("stages", 2, "down"), [1, 1, 2], "program.stages.up: an axis goes up or down, not both"),
     (("stages", 1, "norm", "groups"), 3, "program.stages.a.norm.groups: 8 channels do not divide into 3 groups"),
     (("stages", 1, "norm", "weight"), "n", "program.stages.a.norm.weight: the network's tensors have no 'n'"),
