@@ -45,6 +45,9 @@ def generate(
     regions: tuple[str, str] | None = None,
     window: Sequence[int] | None = None,
     overlap: float | None = None,
+    memory: int | str | None = None,
+    output: str | os.PathLike[str] | None = None,
+    preview: str | os.PathLike[str] | None = None,
 ) -> Volume:
     """Generate one volume. Every argument is optional; None means the plan's own default.
 
@@ -63,8 +66,8 @@ def generate(
         latents: Noise to start from instead of the seed's, (channels, x, y, z).
         modality: Name or code among the plan's.
         guidance: Scale from 0 (none) on: away from "no modality", or with a mask away from "no tumour".
-        decode: "exact" decodes the whole volume at once; "windowed" in overlapping windows with intensities truncated
-            to integers, as the official scripts do.
+        decode: "exact" gives what decoding the whole volume at once gives, in whatever way fits into ``memory``;
+            "windowed" decodes overlapping windows with intensities truncated to integers, as the official scripts do.
         device: "auto" or "cpu".
         progress: Called as progress(stage, done, total) between network calls; returning False cancels.
         cancel: Function or threading.Event that says whether to stop.
@@ -72,11 +75,18 @@ def generate(
         regions: (top, bottom) of head, thorax, abdomen, pelvis, for plans that take them.
         window: Latent voxels of a window, for decode="windowed"; (80, 80, 80) unless given.
         overlap: Fraction that windows overlap by; 0.4 unless given.
+        memory: What activations may take beyond the loaded networks, in bytes or as in "6GiB" and "800 MB"; None: what
+            is free.
+        output: File to write the volume to, as ``Volume.save`` does; NIfTI (.nii, .nii.gz) is written while the volume
+            is still being decoded. The result's ``saved`` tells what was written.
+        preview: PNG to write with ``output``.
 
     Raises:
         RequestError: The plan cannot serve the request; the message lists everything that is wrong with it.
         PlanError: The plan is missing or damaged.
-        DeviceError: The device is not available; MemoryBudgetError: it has too little memory.
+        DeviceError: The device is not available.
+        MemoryBudgetError: No way of decoding fits into the memory; the message says what each needs and what would fit.
+        OutputError: A file cannot be written; none is left behind.
         CancelledError: ``progress`` or ``cancel`` asked to stop.
     """
     request = Request(
@@ -95,6 +105,9 @@ def generate(
         decode=decode,
         window=window,
         overlap=overlap,
+        memory=memory,
+        output=output,
+        preview=preview,
     )
     return _engine(engine, device).run(request, progress, cancel)
 
@@ -126,17 +139,35 @@ def encode(
     image: Any,
     affine: Any = None,
     *,
+    sample: bool = False,
+    seed: int = 0,
+    memory: int | str | None = None,
     engine: EngineLike = None,
     device: str = "auto",
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> NDArray[np.float32]:
-    """The latent of an image: the VAE's mean times the plan's scale factor, float32 (channels, x, y, z).
+    """The latent of an image: the mean of the VAE's posterior times the plan's scale factor.
 
-    ``image`` is a path, nibabel image, Volume, pair (array, affine), or an array (with ``affine``; without it is taken
-    to be in RAS+). It is reoriented to RAS+ and must have a legal size. RequestError: it cannot be used.
+    Args:
+        image: Path, nibabel image, Volume, pair (array, affine), or an array (with ``affine``; without it is taken to
+            be in RAS+). It is reoriented to RAS+; its size must be a multiple of what the VAE compresses by.
+        affine: Where the image's voxels are, instead of what the image says.
+        sample: Draw from the posterior instead of taking its mean.
+        seed: Of that draw.
+        memory: As in ``generate``.
+        engine, device, progress, cancel: As in ``generate``.
+
+    Returns:
+        float32 (channels, x, y, z).
+
+    Raises:
+        RequestError: The image cannot be used.
+        MemoryBudgetError: No way of encoding fits into the memory.
     """
-    return _engine(engine, device).encode(image, affine, progress=progress, cancel=cancel)
+    return _engine(engine, device).encode(
+        image, affine, sample=sample, seed=seed, memory=memory, progress=progress, cancel=cancel
+    )
 
 
 def decode(
@@ -146,21 +177,34 @@ def decode(
     spacing: Float3 | None = None,
     affine: Any = None,
     decode: str = "exact",
+    memory: int | str | None = None,
+    output: str | os.PathLike[str] | None = None,
+    preview: str | os.PathLike[str] | None = None,
     device: str = "auto",
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> Volume:
     """The volume of a latent as ``encode`` gives it: an array (channels, x, y, z) or the path of an .npz with one.
 
-    ``affine`` places the volume; without it ``spacing`` (or the plan's default) does, with the centre at (0, 0, 0).
-    ``decode`` as in ``generate``. RequestError: shape or values that the plan cannot decode.
+    ``affine`` places the volume; without it ``spacing`` (or the plan's default) does, with the centre at (0, 0, 0). The
+    other arguments, and the errors, are those of ``generate``. RequestError: shape or values that the plan cannot
+    decode.
     """
     if isinstance(latent, str | os.PathLike):
         stored = LatentFile.load(latent)
         latent = stored.latent
         affine = stored.affine if affine is None and spacing is None else affine
-    loaded = _engine(engine, device)
-    return loaded.decode(latent, spacing=spacing, affine=affine, decode=decode, progress=progress, cancel=cancel)
+    return _engine(engine, device).decode(
+        latent,
+        spacing=spacing,
+        affine=affine,
+        decode=decode,
+        memory=memory,
+        output=output,
+        preview=preview,
+        progress=progress,
+        cancel=cancel,
+    )
 
 
 def build(

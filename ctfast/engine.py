@@ -8,40 +8,57 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import PlanError, RequestError
+from ._version import __version__
+from .budget import outline_generation, route_of, sampling_uses
+from .decoding import Route
+from .errors import RequestError
 from .families import family_of
-from .io.geometry import Affine, checked_affine, spacing_of
+from .io.files import check_writable
+from .io.geometry import checked_affine, spacing_of
 from .io.intensities import intensities_of
+from .io.latent import LatentFile
+from .io.volume_files import VolumeFiles
 from .locate import checked_device, plan_path
 from .manifest import Float3, PlanManifest
-from .memory import check_memory
+from .memory import bytes_of
 from .observer import Cancel, Observer, Progress, observer_of, report
 from .plan import Plan
-from .provenance import about_grid, about_plan, about_request, about_run
-from .request import Job, Request, as_latent, check
+from .provenance import about_encoding, about_grid, about_plan, about_request, about_run
+from .request import MAX_SEED, Job, Request, as_latent, check
+from .sessions import Sessions, Use, voxels_of
+from .vae import Vae
 from .volume import Volume
-
-if TYPE_CHECKING:
-    from . import _native
 
 PRECISIONS = ("bf16", "fp32")
 
 
 @dataclass
 class _Computed:
-    """A decoded image that waits for its epilogue."""
+    """What is decoded and waits for its epilogue.
+
+    ``decoded`` is the image in the networks' units, or the volume itself (int16) if it was converted row by row.
+    ``about`` says what it was made of, ``files`` are those that it goes to.
+    """
 
     job: Job
-    image: NDArray[np.float32]
+    about: dict[str, Any]
+    uses: Sequence[Use]
+    files: VolumeFiles | None
+    decoded: NDArray[Any] = field(default_factory=lambda: np.empty(0))
     timings: dict[str, float] = field(default_factory=dict)
+
+    def abandon(self) -> None:
+        """Leave no files behind."""
+        if self.files is not None:
+            self.files.abandon()
 
 
 class Engine:
@@ -70,12 +87,17 @@ class Engine:
         self.identity = opened.identity
         self._family = family_of(self.manifest)
         self._native: Any = import_module("ctfast._native")
-        self._plan: _native.Plan = self._native.Plan(str(self.path))
         self._info: Any = self._native.build_info()
-        self._precision = precision
         self._threads = threads or 0
-        self._cache_dir = "" if cache_dir is None else os.fspath(cache_dir)
-        self._sessions: dict[tuple[str, bool], _native.OpenVINOSession] = {}
+        self._sessions = Sessions(
+            self._native,
+            self._native.Plan(str(self.path)),
+            self.manifest,
+            precision,
+            self._threads,
+            "" if cache_dir is None else os.fspath(cache_dir),
+        )
+        self._vae = Vae(self._native, opened, self._sessions, self._threads)
         self._turn = threading.RLock()
 
     def __repr__(self) -> str:
@@ -87,7 +109,7 @@ class Engine:
 
     def run(self, request: Request, progress: Progress | None = None, cancel: Cancel | None = None) -> Volume:
         """Generate one volume from a Request."""
-        return self._volume(self._compute(request, observer_of(progress, cancel)), progress)
+        return self._finish(self._compute(request, observer_of(progress, cancel)), progress)
 
     def generate_many(
         self,
@@ -99,7 +121,8 @@ class Engine:
 
         While the caller handles a volume (saves it, say), the next one is computed on another thread; requests are
         taken from the iterable on the caller's thread, ``progress`` is called on the other. An error is raised when its
-        request's turn comes. Closing the iterator stops the computation after the current network call.
+        request's turn comes. Closing the iterator stops the computation after the current network call. The files of a
+        request with an ``output`` appear when its volume does.
         """
         stop = threading.Event()
         observer = observer_of(progress, cancel, stop)
@@ -113,41 +136,59 @@ class Engine:
                 for request in requests:
                     current, ahead = ahead, worker.submit(compute, request)
                     if current is not None:
-                        yield self._volume(current.result(), progress)
-                if ahead is not None:
-                    yield self._volume(ahead.result(), progress)
+                        yield self._finish(current.result(), progress)
+                current, ahead = ahead, None
+                if current is not None:
+                    yield self._finish(current.result(), progress)
             finally:
                 stop.set()
+                if ahead is not None:
+                    with suppress(Exception):  # nobody asked for this one
+                        ahead.result().abandon()
 
     def encode(
         self,
         image: Any,
         affine: Any = None,
         *,
+        sample: bool = False,
+        seed: int = 0,
+        memory: int | str | None = None,
         progress: Progress | None = None,
         cancel: Cancel | None = None,
     ) -> NDArray[np.float32]:
         """The latent of an image; see ``ctfast.encode``."""
-        return self.encode_with_affine(image, affine, progress=progress, cancel=cancel)[0]
+        encoded = self.encode_image(
+            image, affine, sample=sample, seed=seed, memory=memory, progress=progress, cancel=cancel
+        )
+        return encoded.latent
 
-    def encode_with_affine(
+    def encode_image(
         self,
         image: Any,
         affine: Any = None,
         *,
+        sample: bool = False,
+        seed: int = 0,
+        memory: int | str | None = None,
         progress: Progress | None = None,
         cancel: Cancel | None = None,
-    ) -> tuple[NDArray[np.float32], Affine | None]:
-        """The latent of an image and the image's affine in RAS+ (None for a bare array)."""
+    ) -> LatentFile:
+        """The same with the image's affine in RAS+ (None for a bare array) and how it was made, ready to be saved."""
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+            raise RequestError(f"seed: expected a whole number from 0 to 2^64 - 1, found {seed!r}")
+        budget = None if memory is None else bytes_of(memory)
         array, straight = intensities_of(image, affine, self.manifest)
+        x, y, z = array.shape
         with self._turn:
-            latent, _ = self._native.encode(
-                self._session("vae_encoder"),
-                array,
-                self.manifest.latent.compression,
-                observer_of(progress, cancel),
-            )
-        return np.asarray(latent * np.float32(self.manifest.latent.scale_factor), dtype=np.float32), straight
+            routes = self._vae.routes("vae_encoder")
+            route = route_of(routes, (x, y, z), (x, y, z), budget, self._sessions)
+            latent, log_variance = self._vae.encode(array, route, observer_of(progress, cancel))
+        if sample:
+            latent = latent + np.exp(log_variance / 2) * self._native.fill_normal(seed, 0, latent.shape)
+        latent = np.asarray(latent * np.float32(self.manifest.latent.scale_factor), dtype=np.float32)
+        about = about_encoding(route, seed if sample else None)
+        return LatentFile(latent, straight, {**about_plan(self.manifest, self.identity), **about})
 
     def decode(
         self,
@@ -156,6 +197,9 @@ class Engine:
         spacing: Float3 | None = None,
         affine: Any = None,
         decode: str = "exact",
+        memory: int | str | None = None,
+        output: str | os.PathLike[str] | None = None,
+        preview: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
         cancel: Cancel | None = None,
     ) -> Volume:
@@ -168,26 +212,38 @@ class Engine:
         grid = None if affine is None else checked_affine(affine, "decode")
         x, y, z = (count * factor for count, factor in zip(shape[1:], self.manifest.latent.compression, strict=True))
         mm = spacing if spacing is not None or grid is None else spacing_of(grid)
-        job = check(Request(size=(x, y, z), spacing=mm, decode=decode), self.manifest)
+        request = Request(size=(x, y, z), spacing=mm, decode=decode, memory=memory, output=output, preview=preview)
+        job = check(request, self.manifest, any_grid=True)
         job = job if grid is None else replace(job, affine=grid)
-        timings: dict[str, float] = {}
-        image = self._decode(array, job, timings, observer_of(progress, cancel))
         source = {"source": "decoded latent", "latent_sha256": hashlib.sha256(array.tobytes()).hexdigest()}
-        return self._finish(_Computed(job, image, timings), source, [("vae_decoder", False)], progress)
+        uses = [Use("vae_decoder", voxels_of(job.size))]
+        with self._files(request) as files, self._turn:
+            route = None
+            if job.window is None:
+                routes = self._vae.routes("vae_decoder")
+                route = route_of(routes, job.latent_shape[1:], job.size, job.memory, self._sessions)
+            computed = _Computed(job, self._about(job, source, route), uses, files)
+            self._decode(computed, array, route, observer_of(progress, cancel))
+        return self._finish(computed, progress)
 
     def _compute(self, request: Request, observer: Observer) -> _Computed:
         """Everything up to the decoded image: the part that keeps the device busy."""
         job = check(request, self.manifest)
-        check_memory(self.manifest.memory, job.size, job.window is not None)
-        timings: dict[str, float] = {}
-        with self._turn:
-            latent = self._sample(job, timings, observer)
-            return _Computed(job, self._decode(latent, job, timings, observer), timings)
+        with self._files(request) as files, self._turn:
+            outline = outline_generation(job, self.manifest, self._sessions, self._vae.routes("vae_decoder"))
+            uses = [*sampling_uses(job), Use("vae_decoder", voxels_of(job.size))]
+            source = about_request(job, self.manifest)
+            computed = _Computed(job, self._about(job, source, outline.route), uses, files)
+            latent = self._sample(job, computed.timings, observer)
+            if outline.release:
+                self._sessions.release([use.network for use in sampling_uses(job)])
+            self._decode(computed, latent, outline.route, observer)
+        return computed
 
     def _sample(self, job: Job, timings: dict[str, float], observer: Observer) -> NDArray[np.float32]:
         with _timed(timings, "prepare"):
-            denoiser = self._session("denoiser", drop=job.mask is None)
-            controlnet = None if job.mask is None else self._session("controlnet")
+            denoiser = self._sessions.get("denoiser", dropped=job.mask is None)
+            controlnet = None if job.mask is None else self._sessions.get("controlnet")
         condition = None
         if job.mask is not None:
             with _timed(timings, "condition"):
@@ -225,6 +281,8 @@ class Engine:
                 observer=observer,
                 **settings,
             )
+        for use in sampling_uses(job):
+            self._sessions.note(use)
         return latent
 
     def _condition(self, job: Job, observer: Observer) -> NDArray[np.float32]:
@@ -232,7 +290,7 @@ class Engine:
         if job.mask is None or self.manifest.labels is None:
             raise RequestError("mask: there is none to compute a condition from")
         maps = self._family.condition_maps(self.manifest, job.mask.labels, job.guidance_kind)
-        session = self._session("controlnet_condition")
+        session = self._sessions.get("controlnet_condition")
         embeddings = []
         for done, labels in enumerate(maps):
             report(observer, "condition", done, len(maps))
@@ -242,85 +300,67 @@ class Engine:
         return np.concatenate(embeddings)
 
     def _decode(
-        self, latent: NDArray[np.float32], job: Job, timings: dict[str, float], observer: Observer
-    ) -> NDArray[np.float32]:
-        settings = self.manifest.latent
-        with _timed(timings, "decode"), self._turn:
-            image: NDArray[np.float32] = self._native.decode(
-                self._session("vae_decoder"),
-                latent,
-                settings.scale_factor,
-                settings.compression,
-                job.window,
-                job.overlap,
-                observer,
-            )
-        return image
+        self, computed: _Computed, latent: NDArray[np.float32], route: Route | None, observer: Observer
+    ) -> None:
+        """Decode into ``computed``; what its files can take already goes there."""
+        job, files = computed.job, computed.files
+        if files is not None:
+            files.begin(job.size, job.affine, computed.about)
+        with _timed(computed.timings, "decode"):
+            if route is None or route.strategy is None:
+                computed.decoded = self._vae.decode(latent, job, observer)
+            else:
+                put = _nowhere if files is None else files.put
+                computed.decoded = self._vae.decode_rows(latent, job, route, observer, put)
 
-    def _volume(self, computed: _Computed, progress: Progress | None) -> Volume:
-        """The volume of a generation."""
-        masked = computed.job.mask is not None
-        used = [("denoiser", not masked), ("vae_decoder", False)]
-        used += [("controlnet", False), ("controlnet_condition", False)] if masked else []
-        return self._finish(computed, about_request(computed.job, self.manifest), used, progress)
-
-    def _finish(
-        self,
-        computed: _Computed,
-        source: Mapping[str, Any],
-        used: Sequence[tuple[str, bool]],
-        progress: Progress | None,
-    ) -> Volume:
+    def _finish(self, computed: _Computed, progress: Progress | None) -> Volume:
         """The epilogue: intensities as int16, air outside the mask, and the account of how the volume came to be."""
-        job, intensity = computed.job, self.manifest.intensity
+        job, files, array = computed.job, computed.files, computed.decoded
         labels = None if job.mask is None else job.mask.labels
-        with _timed(computed.timings, "finish"):
-            array = self._native.to_hu(
-                computed.image,
-                labels,
-                intensity.scale,
-                intensity.offset,
-                -np.inf if intensity.low is None else intensity.low,
-                np.inf if intensity.high is None else intensity.high,
-                int(intensity.air),
-                "nearest" if job.window is None else "truncate",
+        try:
+            with _timed(computed.timings, "finish"):
+                if array.dtype != np.int16:
+                    array = self._vae.intensities(array, labels, "nearest" if job.window is None else "truncate")
+                    if files is not None:
+                        files.put(array.T)
+            if progress is not None:
+                progress("finish", 1, 1)
+            run = about_run(
+                self.device,
+                self._sessions.precisions(computed.uses),
+                self._threads or self._info["threads"],
+                self._info["openvino"],
+                computed.timings,
             )
-        if progress is not None:
-            progress("finish", 1, 1)
-        run = about_run(
-            self.device,
-            {key[0]: self._sessions[key].precision for key in used},
-            self._threads or self._info["threads"],
-            self._info["openvino"],
-            computed.timings,
-        )
-        plan = about_plan(self.manifest, self.identity)
-        return Volume(array, job.affine, labels, {"synthetic": True, **source, **about_grid(job), **plan, **run})
+            volume = Volume(array, job.affine, labels, {**computed.about, **run})
+            return volume if files is None else replace(volume, saved=files.finish(volume))
+        finally:
+            computed.abandon()
 
-    def _session(self, network: str, drop: bool = False) -> _native.OpenVINOSession:
-        """A network's session, made at its first use. ``drop``: without the inputs that an absent mask leaves zero."""
-        key = (network, drop)
-        with self._turn:
-            if key not in self._sessions:
-                entry = self.manifest.networks.get(network)
-                if entry is None:
-                    names = ", ".join(self.manifest.networks)
-                    raise PlanError(
-                        f"plan '{self.manifest.name}' has no network '{network}', which this request needs; it has: "
-                        f"{names}. Build one that has it with: ctfast build"
-                    )
-                wanted = self._precision or entry.precision
-                if self._precision is None and not self._info["cpu"]["bf16"]:
-                    wanted = "fp32"
-                self._sessions[key] = self._native.OpenVINOSession(
-                    self._plan,
-                    network,
-                    wanted,
-                    self._threads,
-                    list(entry.drop_if_unused) if drop else [],
-                    self._cache_dir,
-                )
-            return self._sessions[key]
+    @contextmanager
+    def _files(self, request: Request) -> Iterator[VolumeFiles | None]:
+        """The files that a request asks for, if any; given up when the block raises."""
+        if request.output is None:
+            yield None
+            return
+        for path in (request.output, request.preview):
+            if path is not None:
+                check_writable(path)
+        files = VolumeFiles(request.output, request.preview)
+        try:
+            yield files
+        except BaseException:
+            files.abandon()
+            raise
+
+    def _about(self, job: Job, source: Mapping[str, Any], route: Route | None) -> dict[str, Any]:
+        """What is known of a volume before it is computed."""
+        plan = about_plan(self.manifest, self.identity)
+        return {"synthetic": True, **source, **about_grid(job, route), **plan, "ctfast": __version__}
+
+
+def _nowhere(_: object) -> None:
+    """Where rows go that are not written yet."""
 
 
 @contextmanager

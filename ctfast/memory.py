@@ -1,16 +1,50 @@
-"""Whether a generation fits into memory, asked before it starts."""
+"""How much memory there is, and how much of it a request may take."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
-from .errors import MemoryBudgetError
+from .errors import MemoryBudgetError, RequestError
 from .manifest import MemoryPeak, Size3
 
-_GIB = 1 << 30
+_UNITS = {
+    **{"": 1, "b": 1},
+    **{"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12},
+    **{"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40},
+}
 _CGROUP = Path("/sys/fs/cgroup")
+# Of what is free: the system's other processes go on while a request runs.
+_MARGIN = 0.05
+
+
+def bytes_of(value: object) -> int:
+    """Bytes from a whole number or from text such as "6GiB" or "800 MB"; RequestError if it is neither."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
+        if match is not None and match[2].lower() in _UNITS:
+            count = int(float(match[1]) * _UNITS[match[2].lower()])
+            if count > 0:
+                return count
+    raise RequestError(f"memory: expected bytes or text such as '6GiB' or '800 MB', found {value!r}")
+
+
+def text_of(count: float) -> str:
+    """Bytes in binary units, as in 6.0 GiB."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1024:.1f} KiB" if count else "0"
+
+
+def free_bytes() -> int | None:
+    """What a request may take if nothing is said: what is available less a margin; None where nobody can tell."""
+    available = available_bytes()
+    return None if available is None else int(available * (1 - _MARGIN))
 
 
 def available_bytes() -> int | None:
@@ -35,17 +69,18 @@ def predicted_peak(peaks: Sequence[MemoryPeak], size: Size3) -> int | None:
     return peak_bytes * voxels // count
 
 
-def check_memory(peaks: Sequence[MemoryPeak], size: Size3, windowed: bool) -> None:
-    """MemoryBudgetError if the plan predicts a higher peak than there is memory.
+def check_table(peaks: Sequence[MemoryPeak], size: Size3, windowed: bool, budget: int | None) -> None:
+    """MemoryBudgetError if a plan's table predicts more than ``budget`` for generating ``size``.
 
-    The table holds for decoding the whole volume; windowed decoding needs less and is not refused.
+    For plans from before there were programs. The table holds for decoding the whole volume; windowed decoding needs
+    less and is not refused.
     """
-    needed, available = predicted_peak(peaks, size), available_bytes()
-    if windowed or needed is None or available is None or needed <= available:
+    needed = predicted_peak(peaks, size)
+    if windowed or needed is None or budget is None or needed <= budget:
         return
     raise MemoryBudgetError(
-        f"size {' x '.join(str(count) for count in size)} needs about {needed / _GIB:.1f} GiB of memory and "
-        f"{available / _GIB:.1f} GiB are available. Ask for a smaller size, decode='windowed', or free memory"
+        f"size {' x '.join(str(count) for count in size)} needs about {text_of(needed)} of memory and "
+        f"{text_of(budget)} are available. Ask for a smaller size, decode='windowed', or free memory"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .manifest_checks import BACKEND_SECTIONS
@@ -21,8 +22,6 @@ def state_dict(plan: Plan, network: str) -> dict[str, NDArray[Any]]:
     with float16 weights gives the trained weights rounded to float16. PlanError if the plan has no such network or no
     table of its tensors.
     """
-    import numpy as np
-
     networks = plan.manifest.networks
     if network not in networks:
         refuse(plan.name, f"the plan has no network '{network}'; it has: {', '.join(networks)}", "Name one of these")
@@ -30,11 +29,20 @@ def state_dict(plan: Plan, network: str) -> dict[str, NDArray[Any]]:
     if not entry.tensors:
         what = f"the manifest does not tell where the tensors of network '{network}' are"
         refuse(plan.name, what, "Build the plan again with: ctfast build, or give the checkpoint instead")
+    return tensors(plan, network, entry.tensors)
+
+
+def tensors(plan: Plan, network: str, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Some of them, which must be in the table of the network's tensors."""
+    import numpy as np
+
+    entry = plan.manifest.networks[network]
     weights = plan.section(f"{network}/{BACKEND_SECTIONS[entry.backend][-1]}")
-    tensors: dict[str, NDArray[Any]] = {}
-    for key, tensor in entry.tensors.items():
+    found: dict[str, NDArray[Any]] = {}
+    for key in keys:
+        tensor = entry.tensors[key]
         dtype = np.dtype(tensor.dtype).newbyteorder("<")
         flat = np.frombuffer(weights, dtype, count=math.prod(tensor.shape), offset=tensor.offset)
         shaped = flat.reshape(tensor.shape[::-1]).T if tensor.transposed else flat.reshape(tensor.shape)
-        tensors[key] = np.array(shaped, np.float32 if tensor.dtype == "float16" else tensor.dtype, order="C")
-    return tensors
+        found[key] = np.array(shaped, np.float32 if tensor.dtype == "float16" else tensor.dtype, order="C")
+    return found

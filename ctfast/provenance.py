@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._version import __version__
+from .decoding import Route
 from .manifest import PlanManifest
 from .request import Job
 
@@ -38,9 +38,20 @@ def about_plan(manifest: PlanManifest, identity: str) -> dict[str, Any]:
     }
 
 
-def about_grid(job: Job) -> dict[str, Any]:
-    """Size, spacing and the way of decoding."""
-    return {"size": list(job.size), "spacing": list(job.spacing), "decode": job.decode}
+def about_grid(job: Job, route: Route | None) -> dict[str, Any]:
+    """Size, spacing and the way of decoding; ``route`` is None for windows."""
+    grid = {"size": list(job.size), "spacing": list(job.spacing), "decode": job.decode}
+    return grid if route is None else {**grid, "decode_strategy": _about_route(route)}
+
+
+def about_encoding(route: Route, seed: int | None) -> dict[str, Any]:
+    """How a latent was made; ``seed`` is that of a sample of the posterior, None for its mean."""
+    posterior = {"kind": "mean"} if seed is None else {"kind": "sample", "seed": seed}
+    return {"posterior": posterior, "encode_strategy": _about_route(route)}
+
+
+def _about_route(route: Route) -> dict[str, Any]:
+    return {"name": route.name, "predicted_peak_bytes": route.peak_bytes}
 
 
 def about_request(job: Job, manifest: PlanManifest) -> dict[str, Any]:
@@ -72,6 +83,5 @@ def about_run(
         "precision": dict(precision),
         "threads": threads,
         "timings": {**seconds, "total": round(sum(timings.values()), 4)},
-        "ctfast": __version__,
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "openvino": openvino},
     }

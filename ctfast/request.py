@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 
 from .errors import RequestError
 from .families import Region, family_of
+from .io.files import check_preview, split_name
 from .io.geometry import Affine, centred_affine
+from .io.intensities import vae_size_problem
 from .manifest import Float3, PlanManifest, Size3
 from .mask import Mask, body_warning, fitted, read_mask, vocabulary_problem
+from .memory import bytes_of
 
 FLOW_SOLVERS = ("euler", "heun", "ab2", "dpmpp_2m", "unipc")
 DDPM_SOLVERS = ("ddpm", "ddim")
@@ -52,6 +56,9 @@ class Request:
     decode: str = "exact"
     window: Sequence[int] | None = None
     overlap: float | None = None
+    memory: int | str | None = None
+    output: str | os.PathLike[str] | None = None
+    preview: str | os.PathLike[str] | None = None
 
     @classmethod
     def of(cls, value: Request | Mapping[str, Any]) -> Request:
@@ -76,7 +83,7 @@ class Job:
     """A request that was checked against a plan: everything has a value that the runtime can take.
 
     ``guidance_kind`` is "none", "modality" or "tumour"; ``regions`` is None unless the networks take them; ``window``
-    is None for decoding the whole volume at once.
+    is None for decoding exactly; ``memory`` is in bytes, None for what is free.
     """
 
     size: Size3
@@ -98,6 +105,7 @@ class Job:
     decode: str
     window: Size3 | None
     overlap: float
+    memory: int | None
 
     @property
     def method(self) -> str:
@@ -105,20 +113,22 @@ class Job:
         return self.solver if self.solver in DDPM_SOLVERS else "flow"
 
 
-def check(request: Request, manifest: PlanManifest) -> Job:
+def check(request: Request, manifest: PlanManifest, *, any_grid: bool = False) -> Job:
     """Check a request against a plan's manifest.
 
+    ``any_grid`` takes sizes and spacings that the plan does not generate, as long as its VAE can work on them.
     Emits RequestWarning for what is legal but likely unwanted. RequestError reports all problems at once.
     """
-    return _Check(request, manifest).job()
+    return _Check(request, manifest, any_grid).job()
 
 
 class _Check:
     """One check: each method looks at one part of the request and notes its problems."""
 
-    def __init__(self, request: Request, manifest: PlanManifest) -> None:
+    def __init__(self, request: Request, manifest: PlanManifest, any_grid: bool) -> None:
         self.request = request
         self.manifest = manifest
+        self.any_grid = any_grid
         self.family = family_of(manifest)
         self.problems: list[str] = []
         self.warnings: list[str] = []
@@ -136,6 +146,8 @@ class _Check:
         x, y, z = (count // factor for count, factor in zip(size, compression, strict=True))
         shape = (self.manifest.latent.channels, x, y, z)
         latents = self._latents(shape, size)
+        memory = self._memory()
+        self._files()
         _raise(self.problems)
         for text in self.warnings:
             warnings.warn(text, RequestWarning, stacklevel=2)
@@ -159,6 +171,7 @@ class _Check:
             decode=self.request.decode,
             window=window,
             overlap=overlap,
+            memory=memory,
         )
 
     def _grid(self) -> tuple[Mask | None, Size3, Float3, Affine]:
@@ -168,15 +181,20 @@ class _Check:
         defaults = self.manifest.sizes
         size = size or (mask.size if mask is not None else defaults.default)
         spacing = spacing or (mask.spacing if mask is not None else None) or defaults.spacing.default
-        size_problem = self.manifest.size_problem(size)
-        for problem in (size_problem, self.manifest.spacing_problem(spacing)):
+        for problem in self._grid_problems(size, spacing):
             if problem is not None:
                 self.problems.append(problem)
-        warning = None if self.problems else self.manifest.fov_warning(size, spacing)
+        warning = None if self.problems or self.any_grid else self.manifest.fov_warning(size, spacing)
         if warning is not None:
             self.warnings.append(warning)
         affine = mask.affine if mask is not None and mask.affine is not None else centred_affine(size, spacing)
         return mask, size, spacing, affine
+
+    def _grid_problems(self, size: Size3, spacing: Float3) -> tuple[str | None, str | None]:
+        if not self.any_grid:
+            return self.manifest.size_problem(size), self.manifest.spacing_problem(spacing)
+        positive = all(step > 0 for step in spacing)
+        return vae_size_problem(size, self.manifest), None if positive else f"spacing: expected mm, found {spacing}"
 
     def _size(self) -> Size3 | None:
         value = self.request.size
@@ -317,6 +335,25 @@ class _Check:
         except RequestError as error:
             self.problems.append(str(error))
             return None
+
+    def _memory(self) -> int | None:
+        try:
+            return None if self.request.memory is None else bytes_of(self.request.memory)
+        except RequestError as error:
+            self.problems.append(str(error))
+            return None
+
+    def _files(self) -> None:
+        output, preview = self.request.output, self.request.preview
+        if preview is not None and output is None:
+            self.problems.append("preview: it is written with output; give that too, or save the volume with a preview")
+        try:
+            if output is not None:
+                split_name(output)
+            if preview is not None:
+                check_preview(preview)
+        except RequestError as error:
+            self.problems.append(str(error))
 
     def _whole(self, name: str, value: object, low: int, high: int) -> int:
         if _is_whole(value) and low <= value <= high:

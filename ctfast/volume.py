@@ -26,13 +26,15 @@ class Volume:
 
     ``array`` is int16 of shape (x, y, z), Hounsfield units for CT. ``affine`` takes voxel indices to RAS+ millimetres;
     unless a mask says otherwise the centre of a generated volume is at (0, 0, 0). ``labels`` is a uint16 label map on
-    the same grid or None. ``meta`` says how the volume came to be and is JSON-ready.
+    the same grid or None. ``meta`` says how the volume came to be and is JSON-ready. ``saved`` tells which files it was
+    written to while it was made, if it was.
     """
 
     array: NDArray[np.int16]
     affine: Affine
     labels: NDArray[np.uint16] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    saved: SavedFiles | None = None
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3 or self.array.dtype != np.int16:

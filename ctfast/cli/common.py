@@ -7,7 +7,13 @@ import json
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OutputError
+
+if TYPE_CHECKING:
+    from ..io.files import SavedFiles
+    from ..volume import Volume
 
 
 def command_parser(subparsers: Any, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -33,11 +39,27 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, metavar="N", help="default: all that this process may use")
 
 
+def add_memory_option(parser: argparse.ArgumentParser) -> None:
+    """How much memory a request may take."""
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="what activations may take beyond the loaded networks, as in 6GiB or '800 MB' (default: what is free)",
+    )
+
+
 def load_engine(args: argparse.Namespace) -> Any:
     """The engine that the options of ``add_engine_options`` ask for."""
     from ..api import load
 
     return load(args.engine, device=args.device, precision=args.precision, threads=args.threads)
+
+
+def written(volume: Volume) -> SavedFiles:
+    """The files that a volume went to while it was made."""
+    if volume.saved is None:
+        raise OutputError("the volume was not written. Save it again")
+    return volume.saved
 
 
 def emit(args: argparse.Namespace, result: Mapping[str, Any], text: str) -> None:

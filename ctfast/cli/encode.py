@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .common import ProgressBar, add_engine_options, by, command_parser, emit, load_engine
+from .common import ProgressBar, add_engine_options, add_memory_option, by, command_parser, emit, load_engine
 
 
 def add_parser(subparsers: Any) -> None:
@@ -14,26 +14,31 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "encode",
         "turn an image into a latent",
-        "Encode an image of a legal size with the plan's VAE; the latent keeps the image's place in space.",
+        "Encode an image with the plan's VAE; the latent keeps the image's place in space.",
         "ctfast encode ct.nii.gz -o latent.npz",
     )
     parser.add_argument("image", help=".nii.gz, .nii, .nrrd or .npz")
     parser.add_argument("-o", "--output", metavar="NPZ", default="latent.npz", help="default: %(default)s")
+    parser.add_argument("--sample", action="store_true", help="draw from the posterior instead of taking its mean")
+    parser.add_argument("--seed", type=int, default=0, help="of --sample, 0 to 2^64 - 1 (default: 0)")
+    add_memory_option(parser)
     add_engine_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from ..io.files import check_writable
-    from ..io.latent import LatentFile, checked_name
-    from ..provenance import about_plan
+    from ..io.latent import checked_name
 
     target = checked_name(args.output)
     check_writable(target)
     engine = load_engine(args)
     with ProgressBar(args) as progress:
-        latent, affine = engine.encode_with_affine(args.image, progress=progress)
-    sha256 = LatentFile(latent, affine, about_plan(engine.manifest, engine.identity)).save(target)
-    result = {"latent": str(target), "shape": list(latent.shape), "sha256": sha256}
-    emit(args, result, f"{target}: latent of {by(latent.shape)} (channels, x, y, z)")
+        encoded = engine.encode_image(
+            args.image, sample=args.sample, seed=args.seed, memory=args.memory, progress=progress
+        )
+    sha256 = encoded.save(target)
+    shape = encoded.latent.shape
+    result = {"latent": str(target), "shape": list(shape), "sha256": sha256}
+    emit(args, result, f"{target}: latent of {by(shape)} (channels, x, y, z)")
     return 0

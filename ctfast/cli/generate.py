@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError
-from .common import ProgressBar, add_engine_options, by, command_parser, emit, load_engine
+from .common import ProgressBar, add_engine_options, add_memory_option, by, command_parser, emit, load_engine, written
 
 if TYPE_CHECKING:
     from ..io.files import SavedFiles
@@ -19,7 +19,7 @@ _DEFAULT_NAME = "ct.nii.gz"
 # Options that are fields of a request by the same name.
 _REQUEST_OPTIONS = (
     *("size", "spacing", "steps", "solver", "time_grid", "seed", "mask", "modality", "guidance", "regions"),
-    *("decode", "window", "overlap"),
+    *("decode", "window", "overlap", "memory"),
 )
 
 
@@ -63,6 +63,7 @@ def add_parser(subparsers: Any) -> None:
         "--window", type=int, nargs=3, metavar=("X", "Y", "Z"), help="latent voxels, for windowed decoding"
     )
     group.add_argument("--overlap", type=float, metavar="FRACTION", help="of windows, for windowed decoding")
+    add_memory_option(parser)
     add_engine_options(parser)
 
 
@@ -75,11 +76,11 @@ def run(args: argparse.Namespace) -> int:
     engine = load_engine(args)
     saved: list[SavedFiles] = []
     metas: list[dict[str, Any]] = []
-    with ProgressBar(args) as progress, closing(engine.generate_many(_requests(args), progress)) as volumes:
-        for (output, preview), volume in zip(targets, volumes, strict=True):
+    with ProgressBar(args) as progress, closing(engine.generate_many(_requests(args, targets), progress)) as volumes:
+        for volume in volumes:
             if args.count > 1:  # the bar shows the volume after this one, which is being computed now
                 progress.prefix = f"{min(len(saved) + 2, args.count)}/{args.count} "
-            saved.append(volume.save(output, preview=preview))
+            saved.append(written(volume))
             metas.append(dict(volume.meta))
     seconds = time.perf_counter() - start
     grid = f"{by(metas[0]['size'])} voxels of {by(metas[0]['spacing'], '.4g')} mm"
@@ -92,10 +93,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _requests(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _requests(args: argparse.Namespace, targets: Sequence[tuple[Path, Path | None]]) -> Iterator[dict[str, Any]]:
     common = {name: getattr(args, name) for name in _REQUEST_OPTIONS}
-    for index in range(args.count):
-        yield {**common, "sample": args.sample + index}
+    for index, (output, preview) in enumerate(targets):
+        yield {**common, "sample": args.sample + index, "output": output, "preview": preview}
 
 
 def _targets(args: argparse.Namespace) -> list[tuple[Path, Path | None]]:

@@ -31,9 +31,16 @@ def contiguous(rows: NDArray[Any]) -> Iterator[memoryview]:
         block = rows[first : first + step]
         if not block.flags.c_contiguous:
             block = np.empty(block.shape, block.dtype)
-            for line in range(0, block.shape[1], _LINES):
-                block[:, line : line + _LINES] = rows[first : first + step, line : line + _LINES]
+            copy_rows(rows[first : first + step], block)
         yield block.reshape(-1).view(np.uint8).data
+
+
+def copy_rows(rows: NDArray[Any], out: NDArray[Any]) -> None:
+    """Copy rows (z, y, x) of any order and type into an array with x fastest."""
+    step = max(1, _STEP // max(1, out[:1].nbytes))
+    for first in range(0, len(rows), step):
+        for line in range(0, rows.shape[1], _LINES):
+            out[first : first + step, line : line + _LINES] = rows[first : first + step, line : line + _LINES]
 
 
 class BackgroundRows:

@@ -20,7 +20,7 @@ from ctfast import _native, api, locate
 from ctfast.engine import Engine
 from ctfast.errors import CancelledError, DeviceError, MemoryBudgetError, PlanError, RequestError
 from ctfast.manifest import MemoryPeak
-from ctfast.memory import _container_available, available_bytes, check_memory, predicted_peak
+from ctfast.memory import _container_available, available_bytes, check_table, predicted_peak
 from ctfast.volume import Volume
 
 
@@ -177,7 +177,7 @@ def test_encode_and_decode(engine: Engine, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (np.zeros((32, 32, 17), np.int16), "image: size 32 x 32 x 17 is not legal"),
+        (np.zeros((32, 32, 17), np.int16), "image: size 32 x 32 x 17 does not go into plan .*multiples of 4, 4, 4"),
         (np.full(tiny_plan.SIZE, np.nan), "16384 voxels are NaN"),
         (np.zeros((4, 4)), "expected numbers"),
         ("nowhere.nii", "no file"),
@@ -191,7 +191,7 @@ def test_images_that_cannot_be_encoded(engine: Engine, source: Any, message: str
 def test_latents_that_cannot_be_decoded(engine: Engine) -> None:
     for latent, message in (
         (np.zeros((3, 8, 8, 4)), r"expects shape \(4, x, y, z\), found \(3, 8, 8, 4\)"),
-        (np.zeros((4, 7, 8, 4)), "not legal"),
+        (np.zeros((4, 0, 8, 4)), "size 0 x 32 x 16 does not go into"),
         (np.full(tiny_plan.LATENT, np.inf), "NaN or infinite"),
     ):
         with pytest.raises(RequestError, match=message):
@@ -363,7 +363,11 @@ def test_predicted_peaks(tmp_path: Path) -> None:
     assert predicted_peak(peaks, (128, 64, 64)) == 1600
     assert predicted_peak([], (8, 8, 8)) is None
     assert (available_bytes() or 0) > 1 << 20
-    check_memory(peaks, (64, 64, 64), windowed=False)
+    check_table(peaks, (64, 64, 64), windowed=False, budget=800)
+    check_table(peaks, (64, 64, 64), windowed=True, budget=799)
+    check_table(peaks, (64, 64, 64), windowed=False, budget=None)
+    with pytest.raises(MemoryBudgetError, match=r"64 x 64 x 64 needs about 0\.8 KiB of memory and 0\.8 KiB"):
+        check_table(peaks, (64, 64, 64), windowed=False, budget=799)
     assert _container_available(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("700\n")

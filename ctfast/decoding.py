@@ -1,0 +1,252 @@
+"""The ways to run a VAE's network on a volume within a budget of memory, and the choice among them.
+
+The planning is done by the native runtime (csrc/core/planner.cc); this module gives it what the plan says of a network,
+adds what the result itself takes, and says what to do where nothing fits. docs/memory.md explains the ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import MemoryBudgetError
+from .manifest import PlanManifest
+from .manifest_program import Program, Size3, Stage
+from .memory import text_of
+from .plan_weights import tensors
+from .sessions import ELEMENT_BYTES, activation_bytes, voxels_of
+
+if TYPE_CHECKING:
+    from . import _native
+    from .plan import Plan
+
+WHOLE = "whole"
+# Bytes per voxel that a network's result takes once it is what the caller gets: int16 intensities, float32 latents.
+RESULT_BYTES = {"vae_decoder": 2, "vae_encoder": 4}
+
+_UNLIMITED = 1 << 62
+# The runtime's own copy of a whole network's result.
+_COPY_BYTES = 4
+# What one tensor of a network that is called as a whole may have: backends count elements in 32 bits.
+_MOST_ELEMENTS = 2**31
+_TRIED = 6  # sizes, when looking for one that fits
+_SCALES = (0.85, 0.7, 0.6, 0.5, 0.35, 0.25)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way to run a network on a volume, and what that is predicted to take.
+
+    ``name`` is whole, in_place, spill or recompute. ``peak_bytes`` is beyond the loaded networks and includes the
+    result; None where the plan does not tell. ``work`` is in multiply-adds of one plain pass, ``spilled_bytes`` what is
+    written to scratch files and read from them, ``seconds`` a rough figure to compare with. ``strategy`` is what the
+    runtime needs to go this way, None for the whole network in one call.
+    """
+
+    name: str
+    peak_bytes: int | None
+    work: float
+    spilled_bytes: int
+    seconds: float
+    fits: bool
+    strategy: _native.Strategy | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "name": self.name,
+            "peak_bytes": self.peak_bytes,
+            "work": round(self.work, 4),
+            "spilled_bytes": self.spilled_bytes,
+            "seconds": round(self.seconds, 3),
+            "fits": self.fits,
+        }
+
+
+class Routes:
+    """The ways to run one network of a plan, in one precision."""
+
+    def __init__(self, native: Any, plan: Plan, network: str, precision: str) -> None:
+        """PlanError if the network's program does not fit together."""
+        self.network = network
+        self.precision = precision
+        self._native = native
+        self._manifest = plan.manifest
+        entry = plan.manifest.networks.get(network)
+        self.program: Program | None = None if entry is None else entry.program
+        self.native_program: _native.Program | None = None
+        if self.program is not None:
+            self.native_program = _native_program(native, plan, network, self.program)
+
+    @property
+    def element_bytes(self) -> int:
+        """Of a tensor between two stages."""
+        return ELEMENT_BYTES[self.precision]
+
+    def output_size(self, size: Size3) -> Size3:
+        """Extents of the output for an input of ``size``, by the plan's compression."""
+        if self.native_program is not None:
+            return self.native_program.output_size(size)
+        x, y, z = zip(size, self._manifest.latent.compression, strict=True)
+        if self.network == "vae_decoder":
+            return x[0] * x[1], y[0] * y[1], z[0] * z[1]
+        return x[0] // x[1], y[0] // y[1], z[0] // z[1]
+
+    def all(self, size: Size3, budget: int | None) -> list[Route]:
+        """What there is for an input of ``size`` (x, y, z); ``budget`` in bytes beyond the networks, None: any.
+
+        Without a program, or where the whole network's tensors are too large for a backend, some are missing.
+        """
+        output = voxels_of(self.output_size(size))
+        channels = 1 if self.program is None else self.program.stages[-1].channels
+        result = RESULT_BYTES[self.network] * output * channels
+        left = _UNLIMITED if budget is None else budget - result
+        activations = activation_bytes(self._manifest, self.network, max(voxels_of(size), output), self.precision)
+        whole = None if activations is None else activations + _COPY_BYTES * output * channels
+        if self.program is None or self.native_program is None:
+            fits = whole is None or whole <= left
+            return [Route(WHOLE, None if whole is None else whole + result, 1.0, 0, 0.0, fits)]
+        if self._largest_tensor(size) >= _MOST_ELEMENTS:
+            whole = None
+        strategies = self._native.strategies(
+            self.native_program, size, element_bytes=self.element_bytes, budget=max(left, 0), whole_bytes=whole
+        )
+        return [
+            Route(
+                strategy.name,
+                strategy.peak_bytes + result,
+                strategy.work,
+                strategy.spilled_bytes,
+                strategy.seconds,
+                strategy.fits and left >= 0,
+                None if strategy.name == WHOLE else strategy,
+            )
+            for strategy in strategies
+        ]
+
+    def choose(self, size: Size3, budget: int | None) -> Route:
+        """The quickest way that fits; MemoryBudgetError says what each one needs and what would fit."""
+        routes = self.all(size, budget)
+        chosen = quickest(routes)
+        if chosen is not None:
+            return chosen
+        raise self._refusal(size, routes, budget or 0)
+
+    def _refusal(self, size: Size3, routes: Sequence[Route], budget: int) -> MemoryBudgetError:
+        decodes = self.network == "vae_decoder"
+        image = self.output_size(size) if decodes else size
+        needs = [(route.name.replace("_", " "), route.peak_bytes) for route in routes if route.peak_bytes is not None]
+        least = min(need for _, need in needs)
+        listed = ", ".join(f"{name} {text_of(need)}" for name, need in needs)
+        remedies = [f"memory='{_rounded_up(least)}' if there is that much"]
+        smaller = self._smaller(image, budget)
+        if smaller is not None:
+            remedies.append(f"size {_by(smaller)}, which fits")
+        window = self._window(image, budget) if decodes else None
+        if window is not None:
+            remedies.append(f"decode='windowed' with window=({window}, {window}, {window}), which is not exact")
+        advice = ", or ".join(remedies)
+        return MemoryBudgetError(
+            f"{'decoding' if decodes else 'encoding'} {_by(image)} voxels needs at least {text_of(least)} of memory "
+            f"beyond the networks ({listed}), and it may take {text_of(budget)}. Ask for {advice}; or free memory"
+        )
+
+    def _smaller(self, image: Size3, budget: int) -> Size3 | None:
+        """The largest of some smaller legal sizes that fits."""
+        compression = self._manifest.latent.compression
+        for size in _smaller_sizes(self._manifest, image):
+            x, y, z = (count // factor for count, factor in zip(size, compression, strict=True))
+            if quickest(self.all((x, y, z) if self.network == "vae_decoder" else size, budget)) is not None:
+                return size
+        return None
+
+    def _window(self, image: Size3, budget: int) -> int | None:
+        """Edge in latent voxels of a window that can be decoded beside the whole image and its weights."""
+        x, y, z = self._manifest.latent.compression
+        left = budget - (2 * _COPY_BYTES + RESULT_BYTES[self.network]) * voxels_of(image)
+        for edge in (80, 64, 48, 32, 16):
+            needed = activation_bytes(self._manifest, self.network, edge**3 * x * y * z, self.precision)
+            if needed is not None and needed <= left:
+                return edge
+        return None
+
+    def _largest_tensor(self, size: Size3) -> int:
+        """Elements of the largest tensor of the network as a whole."""
+        program = self.program
+        if program is None:
+            return 0
+        sizes = {program.input: size}
+        largest = program.input_channels * voxels_of(size)
+        for stage in program.stages:
+            x, y, z = (
+                count * up // down for count, up, down in zip(sizes[stage.reads], stage.up, stage.down, strict=True)
+            )
+            sizes[stage.writes] = (x, y, z - stage.skip)
+            largest = max(largest, stage.channels * x * y * z)
+        return largest
+
+
+def quickest(routes: Sequence[Route]) -> Route | None:
+    """The one to take of those that fit."""
+    return min((route for route in routes if route.fits), key=lambda route: route.seconds, default=None)
+
+
+def _native_program(native: Any, plan: Plan, network: str, program: Program) -> _native.Program:
+    keys = [key for stage in program.stages if stage.norm is not None for key in (stage.norm.weight, stage.norm.bias)]
+    affine = tensors(plan, network, dict.fromkeys(keys))
+    stages = [_native_stage(stage, affine.__getitem__) for stage in program.stages]
+    made: _native.Program = native.Program(program.input, program.input_channels, program.output, stages)
+    return made
+
+
+def _native_stage(stage: Stage, tensor: Callable[[str], Any]) -> dict[str, Any]:
+    norm, mask = stage.norm, stage.mask
+    return {
+        "name": stage.name,
+        "reads": stage.reads,
+        "writes": stage.writes,
+        "adds": stage.adds,
+        "channels": stage.channels,
+        "up": stage.up,
+        "down": stage.down,
+        "halo": stage.halo,
+        "skip": stage.skip,
+        "groups": 0 if norm is None else norm.groups,
+        "eps": 0.0 if norm is None else norm.eps,
+        "gamma": None if norm is None else tensor(norm.weight),
+        "beta": None if norm is None else tensor(norm.bias),
+        "mask": None if mask is None else (mask.grid, mask.before, mask.after),
+        "multiply_adds": stage.multiply_adds,
+    }
+
+
+def _smaller_sizes(manifest: PlanManifest, image: Size3) -> Iterator[Size3]:
+    """Some legal sizes of fewer voxels, from the largest on."""
+    rule = manifest.sizes.rule
+    if rule.legal:
+        listed = set(rule.legal)
+    elif rule.xy and rule.z:
+        listed = {(edge, edge, depth) for edge in rule.xy for depth in rule.z}
+    else:
+        listed = {rule.nearest((max(1, x), max(1, y), max(1, z))) for x, y, z in _scaled(image)}
+    smaller = sorted((size for size in listed if voxels_of(size) < voxels_of(image)), key=voxels_of, reverse=True)
+    step = max(1, -(-len(smaller) // _TRIED))
+    yield from smaller[::step]
+
+
+def _scaled(image: Size3) -> Iterator[Size3]:
+    for scale in _SCALES:
+        x, y, z = (round(count * scale) for count in image)
+        yield x, y, z
+
+
+def _rounded_up(count: int) -> str:
+    """A value for ``memory`` that is enough: the next tenth of a GiB, or the next MiB."""
+    if count >= 1 << 30:
+        return f"{-(-count * 10 // (1 << 30)) / 10:.1f}GiB"
+    return f"{-(-count // (1 << 20))}MiB"
+
+
+def _by(size: Size3) -> str:
+    return " x ".join(str(count) for count in size)

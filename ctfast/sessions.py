@@ -1,0 +1,155 @@
+"""The networks of a plan as sessions of the runtime: opened when first needed, kept, and given up for memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import PlanError
+from .manifest import PlanManifest
+from .manifest_program import Size3, Stage, stage_section
+from .memory import free_bytes
+
+if TYPE_CHECKING:
+    from . import _native
+
+ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
+
+
+@dataclass(frozen=True)
+class Use:
+    """A network's part in a request: on how many voxels of its largest input or output it is called at a time."""
+
+    network: str
+    voxels: int
+    dropped: bool = False
+
+
+class Sessions:
+    """Sessions by network, for one user at a time.
+
+    A session keeps the memory of its activations between calls, so that the next request of the same size finds it.
+    """
+
+    def __init__(
+        self,
+        native: Any,
+        plan: _native.Plan,
+        manifest: PlanManifest,
+        precision: str | None,
+        threads: int,
+        cache_dir: str,
+    ) -> None:
+        """``precision`` None: the plan's own, or fp32 on a processor without bf16. ``threads`` 0: all."""
+        self._native = native
+        self._plan = plan
+        self._manifest = manifest
+        self._precision = precision
+        self._threads = threads
+        self._cache_dir = cache_dir
+        self._has_bf16 = bool(native.build_info()["cpu"]["bf16"])
+        self._open: dict[tuple[str, bool], _native.OpenVINOSession] = {}
+        self._held: dict[tuple[str, int], int] = {}
+
+    def get(self, network: str, dropped: bool = False) -> _native.OpenVINOSession:
+        """A network's session. ``dropped``: without the inputs that an absent mask leaves zero."""
+        key = (network, dropped)
+        if key not in self._open:
+            entry = self._manifest.networks.get(network)
+            if entry is None:
+                names = ", ".join(self._manifest.networks)
+                raise PlanError(
+                    f"plan '{self._manifest.name}' has no network '{network}', which this request needs; it has: "
+                    f"{names}. Build one that has it with: ctfast build"
+                )
+            self._open[key] = self._native.OpenVINOSession(
+                self._plan,
+                network,
+                self.precision(network),
+                self._threads,
+                list(entry.drop_if_unused) if dropped else [],
+                self._cache_dir,
+            )
+        return self._open[key]
+
+    def stage(self, network: str, stage: Stage, source: str, target: str) -> _native.OpenVINOSession:
+        """A new session of one stage of a network's program, which is not kept.
+
+        In bf16 the tensors between stages are bf16 in memory too; the program's ``source`` and ``target`` are fp32.
+        """
+        half = []
+        if self.precision(network) == "bf16":
+            half += ["x"] if stage.reads != source else []
+            half += ["residual"] if stage.adds is not None and stage.adds != source else []
+            half += ["y"] if stage.writes != target else []
+        return self._native.OpenVINOSession(  # type: ignore[no-any-return]
+            self._plan,
+            network,
+            self.precision(network),
+            self._threads,
+            [],
+            self._cache_dir,
+            graph=stage_section(network, stage.name),
+            half_io=half,
+        )
+
+    def precision(self, network: str) -> str:
+        """What a network computes in."""
+        if self._precision is not None:
+            return self._precision
+        entry = self._manifest.networks.get(network)
+        return "bf16" if entry is not None and entry.precision == "bf16" and self._has_bf16 else "fp32"
+
+    def precisions(self, uses: Iterable[Use]) -> Mapping[str, str]:
+        """The same of several networks, as OpenVINO reports it for those that ran as a whole."""
+        ran = {use.network: self._open.get((use.network, use.dropped)) for use in uses}
+        return {name: self.precision(name) if session is None else session.precision for name, session in ran.items()}
+
+    def activation_bytes(self, use: Use) -> int | None:
+        """What a network's activations take when it is called as a whole; None if the plan does not tell."""
+        return activation_bytes(self._manifest, use.network, use.voxels, self.precision(use.network))
+
+    def note(self, use: Use) -> None:
+        """Remember that a network was called as a whole: its activations stay in memory."""
+        self._held[use.network, use.voxels] = self.activation_bytes(use) or 0
+
+    def budget(self, memory: int | None, uses: Iterable[Use]) -> int | None:
+        """Bytes that the activations of a request may take: ``memory``, or what is free once its networks are loaded.
+
+        What the networks hold from an earlier call of the same size counts as free, since they use it again. None
+        where nobody can tell.
+        """
+        free = free_bytes() if memory is None else None
+        if free is None:
+            return memory
+        for use in uses:
+            free += self._held.get((use.network, use.voxels), 0)
+            entry = self._manifest.networks.get(use.network)
+            if (use.network, use.dropped) not in self._open and entry is not None and entry.footprint is not None:
+                free -= entry.footprint.loaded_bytes
+        return max(free, 0)
+
+    def release(self, networks: Iterable[str] | None = None) -> bool:
+        """Give up some networks, or all, with the memory they hold; whether there were any."""
+        names = {name for name, _ in self._open} if networks is None else set(networks)
+        released = [key for key in self._open if key[0] in names]
+        for key in released:
+            del self._open[key]
+        self._held = {key: held for key, held in self._held.items() if key[0] not in names}
+        return bool(released)
+
+
+def activation_bytes(manifest: PlanManifest, network: str, voxels: int, precision: str) -> int | None:
+    """What a network's activations take on ``voxels`` voxels; None if the manifest has no footprint of it."""
+    entry = manifest.networks.get(network)
+    if entry is None or entry.footprint is None:
+        return None
+    ratio = ELEMENT_BYTES[precision] / ELEMENT_BYTES[entry.precision]
+    return int(entry.footprint.bytes_per_voxel * ratio * voxels)
+
+
+def voxels_of(size: Size3) -> int:
+    """Voxels of a grid."""
+    return math.prod(size)
