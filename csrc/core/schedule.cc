@@ -96,6 +96,15 @@ class Scheduler {
     return schedule_.slots[slot].row_bytes - free_from >= width ? free_from : -1;
   }
 
+  // Whether a tensor is enlarged next. It then lives on beside larger ones and must not hold a slot wider than itself.
+  bool feeds_larger(int tensor) const {
+    return std::ranges::any_of(program_.tensors()[at(tensor)].readers, [&](int reader) {
+      const Extent3& extent = extents_[at(program_.stages()[at(reader)].output)];
+      const Extent3& own = extents_[at(tensor)];
+      return extent[0] * extent[1] * extent[2] > own[0] * own[1] * own[2];
+    });
+  }
+
   bool is_sink(int tensor, int pass) const {
     const std::vector<int>& sinks = schedule_.passes[at(pass)].sinks;
     return std::ranges::find(sinks, program_.tensors()[at(tensor)].producer) != sinks.end();
@@ -113,6 +122,7 @@ class Scheduler {
       Place place;
       for (std::size_t slot = 0; slot < schedule_.slots.size() && place.slot < 0; ++slot) {
         if (schedule_.slots[slot].last_pass < pass || schedule_.slots[slot].rows != rows) continue;
+        if (schedule_.slots[slot].row_bytes > width && feeds_larger(tensor)) continue;
         const std::int64_t offset = gap(slot, width, pass);
         if (offset >= 0) place = {static_cast<int>(slot), offset};
       }
