@@ -19,20 +19,19 @@ HU_SCALE, HU_OFFSET = 2000.0, -1000.0
 
 @dataclass(frozen=True)
 class Case:
-    """A scan's name (folder/file), extent and latent (channels, x, y, z)."""
+    """A scan's name (folder/file) and latent (channels, x, y, z)."""
 
     name: str
-    image: tuple[int, int, int]
     latent: torch.Tensor
 
 
-def embedded_vae() -> AutoencoderKL:
-    """The embedded plan's encoder and decoder with its weights, in float32."""
+def embedded_vae(path: Path | None = None) -> AutoencoderKL:
+    """The embedded plan's encoder and decoder with its weights, in float32; or those of another build of it."""
     from ctfast.locate import plan_path
     from ctfast.plan import Plan
     from ctfast.plan_weights import state_dict
 
-    plan = Plan.open(plan_path(None))
+    plan = Plan.open(plan_path(path))
     vae = AutoencoderKL(_config())
     state = {**state_dict(plan, "vae_encoder"), **state_dict(plan, "vae_decoder")}
     vae.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=True)
@@ -49,9 +48,8 @@ def encoded(vae: AutoencoderKL, path: Path, multiple: int = 8) -> Case:
     part = np.ascontiguousarray(image[x, y, z])
     normalised = (np.clip(part, HU_OFFSET, HU_OFFSET + HU_SCALE) - HU_OFFSET) / HU_SCALE
     mean, _ = vae.encode(torch.from_numpy(normalised)[None, None])
-    a, b, c = part.shape
     name = f"{path.parent.name}/{path.name.removesuffix('.nii.gz')}"
-    return Case(name, (a, b, c), mean[0])
+    return Case(name, mean[0])
 
 
 def scan(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -88,9 +86,8 @@ def chosen(paths: Sequence[Path], limit: int) -> list[Path]:
 
 
 def _config() -> AutoencoderConfig:
-    """The VAE's shape, from the recipe that the embedded model was trained with."""
+    """The VAE's shape, from the description that the embedded plan is built with."""
     import yaml
 
-    recipe: Any = yaml.safe_load((ROOT / "ctfast/train/configs/headneck.yaml").read_text("utf-8"))
-    networks = {"autoencoder": recipe["vae"]["network"], "denoiser": recipe["flow"]["network"]}
-    return NetworkSet.from_dict(networks).autoencoder
+    recipe: Any = yaml.safe_load((ROOT / "ctfast/train/configs/headneck_plan.yaml").read_text("utf-8"))
+    return NetworkSet.from_dict(recipe["networks"]).autoencoder
