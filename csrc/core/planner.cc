@@ -10,8 +10,9 @@ namespace ctfast {
 
 namespace {
 
-// Tried from the largest on: larger slabs mean fewer calls.
-constexpr std::array<std::int64_t, 5> kSlabBytes = {256 << 20, 128 << 20, 64 << 20, 32 << 20, 8 << 20};
+// Tried from the largest on. Larger ones would mean fewer calls, but each session's memory is touched for the first
+// time in every pass, which takes longer than the calls saved.
+constexpr std::array<std::int64_t, 4> kSlabBytes = {64 << 20, 32 << 20, 16 << 20, 4 << 20};
 constexpr double kCallSeconds = 1e-3;              // a session call's own cost, roughly
 constexpr std::size_t kEnumerated = 10;            // tensors of one size whose every subset is tried
 constexpr std::int64_t kMostElements = INT32_MAX;  // what a backend can address in one tensor

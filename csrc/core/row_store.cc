@@ -16,36 +16,42 @@ namespace ctfast {
 
 namespace {
 
+constexpr std::int64_t kLeastBytes = 1 << 20;  // worth a thread
+
 class MemoryRows : public RowStore {
  public:
   MemoryRows(std::byte* first_row, std::int64_t width, std::int64_t stride)
       : base_(first_row), width_(width), stride_(stride) {}
 
   void write(std::int64_t first, std::int64_t count, const std::byte* rows, int threads) override {
-    for_runs(count, [&](std::int64_t row, std::int64_t bytes) {
-      copy_bytes(base_ + (first + row) * stride_, rows + row * width_, bytes, threads);
+    for_runs(count, threads, [&](std::int64_t row, std::int64_t from, std::size_t bytes) {
+      std::memcpy(base_ + (first + row) * stride_ + from, rows + row * width_ + from, bytes);
     });
   }
 
   void read(std::int64_t first, std::int64_t count, std::byte* rows, int threads) const override {
-    for_runs(count, [&](std::int64_t row, std::int64_t bytes) {
-      copy_bytes(rows + row * width_, base_ + (first + row) * stride_, bytes, threads);
+    for_runs(count, threads, [&](std::int64_t row, std::int64_t from, std::size_t bytes) {
+      std::memcpy(rows + row * width_ + from, base_ + (first + row) * stride_ + from, bytes);
     });
   }
 
-  const std::byte* in_place(std::int64_t first) const override {
+  std::byte* in_place(std::int64_t first) const override {
     return stride_ == width_ ? base_ + first * stride_ : nullptr;
   }
 
  private:
-  // One run where rows touch, otherwise one per row.
+  // Calls body(row, first byte of it, bytes) for pieces that make up all rows, on several threads.
   template <typename Body>
-  void for_runs(std::int64_t count, const Body& body) const {
-    if (stride_ == width_) {
-      body(0, count * width_);
-      return;
-    }
-    for (std::int64_t row = 0; row < count; ++row) body(row, width_);
+  void for_runs(std::int64_t count, int threads, const Body& body) const {
+    parallel_for(count * width_, threads, kLeastBytes, [&](int, std::int64_t first, std::int64_t last) {
+      while (first < last) {
+        const std::int64_t row = first / width_;
+        const std::int64_t from = first % width_;
+        const std::int64_t bytes = std::min(width_ - from, last - first);
+        body(row, from, static_cast<std::size_t>(bytes));
+        first += bytes;
+      }
+    });
   }
 
   std::byte* base_;
@@ -87,7 +93,7 @@ class ScratchRows : public RowStore {
     }
   }
 
-  const std::byte* in_place(std::int64_t /*first*/) const override { return nullptr; }
+  std::byte* in_place(std::int64_t /*first*/) const override { return nullptr; }
 
  private:
   [[noreturn]] void fail(const std::string& what) const {
@@ -110,9 +116,6 @@ Arena::Block::Block(Arena& arena, std::int64_t bytes) : arena_(&arena), bytes_(s
     throw Error(ErrorKind::memory, "could not allocate " + std::to_string(bytes_) +
                                        " bytes; ask for a smaller size or a smaller memory budget, or free memory");
   }
-#ifdef MADV_HUGEPAGE
-  madvise(memory, static_cast<std::size_t>(bytes_), MADV_HUGEPAGE);  // only a wish: fewer page faults at first use
-#endif
   data_ = static_cast<std::byte*>(memory);
   arena_->live_ += bytes_;
   arena_->peak_ = std::max(arena_->peak_, arena_->live_);

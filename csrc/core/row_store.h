@@ -51,7 +51,7 @@ class RowStore {
   virtual void write(std::int64_t first, std::int64_t count, const std::byte* rows, int threads) = 0;
   virtual void read(std::int64_t first, std::int64_t count, std::byte* rows, int threads) const = 0;
   // Where rows from `first` on lie one behind the other in memory; null if they do not.
-  virtual const std::byte* in_place(std::int64_t first) const = 0;
+  virtual std::byte* in_place(std::int64_t first) const = 0;
 };
 
 // Rows of `width` bytes, `stride` bytes apart, in memory of somebody else.

@@ -124,10 +124,10 @@ class Scheduler {
         if (schedule_.slots[slot].last_pass < pass || schedule_.slots[slot].rows != rows) continue;
         if (schedule_.slots[slot].row_bytes > width && feeds_larger(tensor)) continue;
         const std::int64_t offset = gap(slot, width, pass);
-        if (offset >= 0) place = {static_cast<int>(slot), offset};
+        if (offset >= 0) place = {static_cast<int>(slot), offset, false};
       }
       if (place.slot < 0) {
-        place = {static_cast<int>(schedule_.slots.size()), 0};
+        place = {static_cast<int>(schedule_.slots.size()), 0, program_.stages()[at(sink)].skip == 0};
         schedule_.slots.push_back({rows, width, pass, pass});
         residents_.emplace_back();
       }

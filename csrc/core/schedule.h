@@ -36,6 +36,7 @@ struct Slot {
 struct Place {
   int slot = -1;
   std::int64_t offset = 0;  // bytes from the row's start
+  bool direct = false;      // alone in a slot of its own width when it is written: its stage can write there at once
 };
 
 struct Schedule {

@@ -64,29 +64,30 @@ std::int64_t window_bytes(const Program& program, const std::vector<Extent3>& ex
     return std::ranges::find(pass.stages, producer) != pass.stages.end() &&
            std::ranges::find(pass.sinks, producer) == pass.sinks.end();
   };
-  for (const int number : pass.stages) {
-    const Stage& stage = program.stages()[at(number)];
-    const std::int64_t needed = input_rows(stage, rows[at(number)]);
-    if (!streamed(stage.input)) total += needed * row_bytes(program, extents, stage.input, element_bytes);
-    if (stage.residual < 0 || streamed(stage.residual)) continue;
-    const Place& place = schedule.places[at(stage.residual)];
-    const std::int64_t width = row_bytes(program, extents, stage.residual, element_bytes);
-    const bool in_one_piece = place.slot >= 0 && schedule.slots[at(place.slot)].row_bytes == width;
-    if (!in_one_piece) total += rows[at(number)] * width;
-  }
-  // A streamed tensor has one window for all its readers; it holds what the slowest still needs and one slab more.
-  for (int tensor = 1; tensor < static_cast<int>(program.tensors().size()); ++tensor) {
-    if (!streamed(tensor)) continue;
+  // A window serves all that read a tensor: it holds what the slowest still needs, and of a streamed one a slab more.
+  for (int tensor = 0; tensor < program.output(); ++tensor) {
     std::int64_t needed = 0;
     std::int64_t readers = 0;
     for (const int reader : program.tensors()[at(tensor)].readers) {
       if (std::ranges::find(pass.stages, reader) == pass.stages.end()) continue;
       const Stage& stage = program.stages()[at(reader)];
+      if (stage.input != tensor && !streamed(tensor)) continue;
       needed = std::max(needed, stage.input == tensor ? input_rows(stage, rows[at(reader)]) : rows[at(reader)]);
       ++readers;
     }
-    const std::int64_t producer_rows = rows[at(program.tensors()[at(tensor)].producer)];
-    total += (needed + (readers > 1 ? 2 : 1) * producer_rows) * row_bytes(program, extents, tensor, element_bytes);
+    if (readers > 0 && streamed(tensor)) {
+      needed += (readers > 1 ? 2 : 1) * rows[at(program.tensors()[at(tensor)].producer)];
+    }
+    total += needed * row_bytes(program, extents, tensor, element_bytes);
+  }
+  // A kept tensor that is added has one of its own, unless its rows lie one behind the other.
+  for (const int number : pass.stages) {
+    const Stage& stage = program.stages()[at(number)];
+    if (stage.residual < 0 || streamed(stage.residual)) continue;
+    const Place& place = schedule.places[at(stage.residual)];
+    const std::int64_t width = row_bytes(program, extents, stage.residual, element_bytes);
+    const bool in_one_piece = place.slot >= 0 && schedule.slots[at(place.slot)].row_bytes == width;
+    if (!in_one_piece) total += rows[at(number)] * width;
   }
   return total;
 }
@@ -131,7 +132,9 @@ std::int64_t peak_bytes(const Program& program, const std::vector<Extent3>& exte
       if (slot.first_pass <= index && index <= slot.last_pass) bytes += slot.bytes();
     }
     for (const int stage : pass.sinks) {
-      bytes += rows[at(stage)] * row_bytes(program, extents, program.stages()[at(stage)].output, element_bytes);
+      const int tensor = program.stages()[at(stage)].output;
+      if (!schedule.places[at(tensor)].direct)
+        bytes += rows[at(stage)] * row_bytes(program, extents, tensor, element_bytes);
     }
     for (const int stage : pass.stages) {
       bytes += workspace_bytes(program, extents, program.stages()[at(stage)], rows[at(stage)], element_bytes);

@@ -24,15 +24,44 @@ constexpr std::int64_t kLeastVoxels = 4096;  // worth a thread
 float value_of(float value) { return value; }
 float value_of(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16U); }
 
+constexpr std::int64_t kTile = 32;    // channels whose sums stay in registers
+constexpr std::int64_t kBlock = 256;  // voxels that stay in the cache while tile after tile is added
+
+template <typename Value>
+inline __attribute__((always_inline)) void add_tile(const Value* values, std::int64_t voxels, std::int64_t channels,
+                                                    std::int64_t width, double* sums, double* squares) {
+  double sum[kTile] = {};
+  double square[kTile] = {};
+  if (width == kTile) {
+    for (std::int64_t voxel = 0; voxel < voxels; ++voxel) {
+      for (std::int64_t c = 0; c < kTile; ++c) {
+        const auto value = static_cast<double>(value_of(values[voxel * channels + c]));
+        sum[c] += value;
+        square[c] += value * value;
+      }
+    }
+  } else {
+    for (std::int64_t voxel = 0; voxel < voxels; ++voxel) {
+      for (std::int64_t c = 0; c < width; ++c) {
+        const auto value = static_cast<double>(value_of(values[voxel * channels + c]));
+        sum[c] += value;
+        square[c] += value * value;
+      }
+    }
+  }
+  for (std::int64_t c = 0; c < width; ++c) {
+    sums[c] += sum[c];
+    squares[c] += square[c];
+  }
+}
+
 template <typename Value>
 inline __attribute__((always_inline)) void add_rows(const Value* values, std::int64_t voxels, std::int64_t channels,
                                                     double* sums, double* squares) {
-  for (std::int64_t voxel = 0; voxel < voxels; ++voxel) {
-    const Value* row = values + voxel * channels;
-    for (std::int64_t c = 0; c < channels; ++c) {
-      const auto value = static_cast<double>(value_of(row[c]));
-      sums[c] += value;
-      squares[c] += value * value;
+  for (std::int64_t first = 0; first < voxels; first += kBlock) {
+    const std::int64_t count = std::min(kBlock, voxels - first);
+    for (std::int64_t c = 0; c < channels; c += kTile) {
+      add_tile(values + first * channels + c, count, channels, std::min(kTile, channels - c), sums + c, squares + c);
     }
   }
 }

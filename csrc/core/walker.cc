@@ -127,7 +127,8 @@ class Walker {
     for (const int stage : pass_->stages) connect(stage);
     for (const int stage : pass_->sinks) {
       const int tensor = program_.stages()[at(stage)].output;
-      results_.push_back(arena_.allocate(running_.at(stage).rows * bytes_of_row(tensor)));
+      const bool direct = schedule_.places[at(tensor)].direct;
+      results_.push_back(direct ? Arena::Block() : arena_.allocate(running_.at(stage).rows * bytes_of_row(tensor)));
       if (program_.tensors()[at(tensor)].normed) {
         sums_[at(tensor)] = ChannelSums(program_.tensors()[at(tensor)].channels);
       }
@@ -136,12 +137,15 @@ class Walker {
     // when all are done: it may lie where one of them has read.
     const std::int64_t rows = raw_rows(pass_->sinks.front());
     while (running_.at(pass_->sinks.front()).next < rows) {
-      std::vector<std::int64_t> firsts;
+      const std::int64_t first = running_.at(pass_->sinks.front()).next;
+      std::vector<std::byte*> results;
       for (std::size_t i = 0; i < pass_->sinks.size(); ++i) {
-        firsts.push_back(running_.at(pass_->sinks[i]).next);
-        compute(pass_->sinks[i], results_[i].data());
+        const int tensor = program_.stages()[at(pass_->sinks[i])].output;
+        const bool direct = schedule_.places[at(tensor)].direct;
+        results.push_back(direct ? new_stores_.at(tensor)->in_place(first) : results_[i].data());
+        compute(pass_->sinks[i], results.back());
       }
-      for (std::size_t i = 0; i < pass_->sinks.size(); ++i) put_away(pass_->sinks[i], firsts[i], results_[i].data());
+      for (std::size_t i = 0; i < pass_->sinks.size(); ++i) put_away(pass_->sinks[i], first, results[i]);
     }
   }
 
@@ -178,13 +182,8 @@ class Walker {
     Running& running = running_.at(number);
     const Stage& stage = *running.stage;
     running.input.needs = -stage.before;
-    const std::int64_t needed = running.rows * stage.down[0] / stage.up[0] + stage.before + stage.after;
-    if (streamed(stage.input)) {
-      running.input.window = shared_window(stage.input);
-    } else {
-      running.input.store = stores_[at(stage.input)].get();
-      running.input.window = own_window(stage.input, stage.before, stage.after, needed);
-    }
+    running.input.window = shared_window(stage.input);
+    if (!streamed(stage.input)) running.input.store = stores_[at(stage.input)].get();
     if (stage.residual < 0) return;
     if (streamed(stage.residual)) {
       running.residual.window = shared_window(stage.residual);
@@ -202,7 +201,7 @@ class Walker {
     return windows_.back().get();
   }
 
-  // The window of a streamed tensor, for all stages of the pass that read it.
+  // The window of a tensor for all stages of the pass that read it with a halo or, where it is streamed, add it.
   RowWindow* shared_window(int tensor) {
     RowWindow*& window = shared_[tensor];
     if (window != nullptr) return window;
@@ -214,15 +213,15 @@ class Walker {
       const Running& other = running_.at(reader);
       const Stage& stage = *other.stage;
       if (stage.input != tensor) {
-        needed = std::max(needed, other.rows);
+        if (streamed(tensor)) needed = std::max(needed, other.rows);
         continue;
       }
       before = std::max(before, stage.before);
       after = std::max(after, stage.after);
       needed = std::max(needed, other.rows * stage.down[0] / stage.up[0] + stage.before + stage.after);
     }
-    const Running& producer = running_.at(program_.tensors()[at(tensor)].producer);
-    window = own_window(tensor, before, after, needed + producer.rows);
+    if (streamed(tensor)) needed += running_.at(program_.tensors()[at(tensor)].producer).rows;
+    window = own_window(tensor, before, after, needed);
     return window;
   }
 
@@ -324,17 +323,13 @@ class Walker {
 
   // Lets go of rows that no reader of the window needs any more.
   void drop(int tensor, const Reader& reader) {
-    if (reader.store != nullptr) {
-      reader.window->drop_before(reader.needs);
-      return;
-    }
     std::int64_t needed = rows_of(tensor);
     for (const int stage : program_.tensors()[at(tensor)].readers) {
       const auto found = running_.find(stage);
       if (found == running_.end()) continue;
-      const Running& other = found->second;
-      if (other.stage->input == tensor) needed = std::min(needed, other.input.needs);
-      if (other.stage->residual == tensor) needed = std::min(needed, other.residual.needs);
+      for (const Reader* other : {&found->second.input, &found->second.residual}) {
+        if (other->window == reader.window) needed = std::min(needed, other->needs);
+      }
     }
     reader.window->drop_before(needed);
   }
@@ -353,7 +348,8 @@ class Walker {
       sums_[at(stage.output)]->add(values, element_of(stage.output), rows * extent[1] * extent[2], options_.threads);
     }
     const auto kept = new_stores_.find(stage.output);
-    if (kept != new_stores_.end()) kept->second->write(first, rows, values, options_.threads);
+    if (kept != new_stores_.end() && !schedule_.places[at(stage.output)].direct)
+      kept->second->write(first, rows, values, options_.threads);
     if (stage.output != program_.output()) return;
     Shape shape = shape_of(stage.output, rows);
     shape.erase(shape.begin());
