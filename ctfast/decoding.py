@@ -96,7 +96,8 @@ class Routes:
     def all(self, size: Size3, budget: int | None) -> list[Route]:
         """What there is for an input of ``size`` (x, y, z); ``budget`` in bytes beyond the networks, None: any.
 
-        Without a program, or where the whole network's tensors are too large for a backend, some are missing.
+        Without a program there is only the whole network, which never fits where one of its tensors is too large for a
+        backend.
         """
         output = voxels_of(self.output_size(size))
         channels = 1 if self.program is None else self.program.stages[-1].channels
@@ -107,12 +108,16 @@ class Routes:
         if self.program is None or self.native_program is None:
             fits = whole is None or whole <= left
             return [Route(WHOLE, None if whole is None else whole + result, 1.0, 0, 0.0, fits)]
-        if self._largest_tensor(size) >= _MOST_ELEMENTS:
-            whole = None
+        beyond = self._largest_tensor(size) >= _MOST_ELEMENTS
         strategies = self._native.strategies(
-            self.native_program, size, element_bytes=self.element_bytes, budget=max(left, 0), whole_bytes=whole
+            self.native_program,
+            size,
+            element_bytes=self.element_bytes,
+            budget=max(left, 0),
+            whole_bytes=None if beyond else whole,
         )
-        return [
+        never = [Route(WHOLE, whole + result, 1.0, 0, 0.0, False)] if beyond and whole is not None else []
+        return never + [
             Route(
                 strategy.name,
                 strategy.peak_bytes + result,

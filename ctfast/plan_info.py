@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .errors import RequestError
+from .memory import bytes_of, free_bytes, text_of
+
 if TYPE_CHECKING:
+    from .manifest import Network, Size3
     from .plan import Plan
 
 _WIDTH = 100
 _INDENT = 16
+_LINE = "  {:<12}{:>12}{:>8}{:>12}{:>6}"
+_HEAD = _LINE.format("strategy", "peak", "work", "spilled", "fits")
 
 
 def summary(plan: Plan) -> dict[str, Any]:
-    """The manifest without its tables of tensors, with each network's size in bytes and with the file's own figures."""
+    """The manifest without its tables of tensors and stages, with each network's bytes and the file's own figures."""
     value = plan.manifest.to_json()
     lengths = {section.name: section.length for section in plan.sections}
     for name, network in value["networks"].items():
         del network["tensors"]
+        network["stages"] = len((network.pop("program", None) or {}).get("stages", []))
         network["bytes"] = sum(length for section, length in lengths.items() if section.startswith(f"{name}/"))
     return {
         "path": plan.name,
@@ -43,7 +51,7 @@ def describe(plan: Plan) -> str:
             "networks",
             [
                 f"{name}: {network.backend}, {network.precision}, weights {network.weights_dtype}, "
-                f"{_size(networks[name]['bytes'])}"
+                f"{_size(networks[name]['bytes'])}{_stages(network)}"
                 for name, network in manifest.networks.items()
             ],
         ),
@@ -81,11 +89,65 @@ def describe(plan: Plan) -> str:
     return "\n".join(_row(label, items) for label, items in rows)
 
 
+def decoding(plan: Plan, size: Sequence[int] | None, memory: int | str | None) -> dict[str, Any]:
+    """How a volume of ``size`` (None: the default) would be decoded within ``memory`` (None: what is free), JSON-ready.
+
+    Any size that the decoder can give is planned for, whether the plan generates it or not. "chosen" is the name of one
+    of "strategies", or None where none fits. RequestError: sizes that the decoder cannot give, memory that is none.
+    """
+    from .decoding import Routes, quickest
+    from .io.intensities import vae_size_problem
+
+    manifest = plan.manifest
+    image = _size3(manifest.sizes.default if size is None else size)
+    problem = vae_size_problem(image, manifest)
+    if problem is not None:
+        raise RequestError(problem)
+    budget = free_bytes() if memory is None else bytes_of(memory)
+    native: Any = import_module("ctfast._native")
+    wanted = manifest.networks["vae_decoder"].precision if "vae_decoder" in manifest.networks else "fp32"
+    precision = "bf16" if wanted == "bf16" and native.build_info()["cpu"]["bf16"] else "fp32"
+    x, y, z = (count // factor for count, factor in zip(image, manifest.latent.compression, strict=True))
+    routes = Routes(native, plan, "vae_decoder", precision).all((x, y, z), budget)
+    chosen = quickest(routes)
+    return {
+        "size": list(image),
+        "precision": precision,
+        "memory_bytes": budget,
+        "strategies": [route.as_dict() for route in routes],
+        "chosen": None if chosen is None else chosen.name,
+    }
+
+
+def describe_decoding(table: dict[str, Any]) -> str:
+    """The same as lines of text."""
+    budget = table["memory_bytes"]
+    within = "any amount of memory" if budget is None else f"{text_of(budget)} of memory beyond the networks"
+    lines = [f"decoding {_by(table['size'])} voxels in {table['precision']} within {within}:", _HEAD]
+    for row in table["strategies"]:
+        peak = "unknown" if row["peak_bytes"] is None else text_of(row["peak_bytes"])
+        fits = "?" if row["peak_bytes"] is None else "yes" if row["fits"] else "no"
+        mark = "  chosen" if row["name"] == table["chosen"] else ""
+        lines.append(_LINE.format(row["name"], peak, f"{row['work']:.2f}", text_of(row["spilled_bytes"]), fits) + mark)
+    if table["chosen"] is None:
+        lines.append("none fits")
+    return "\n".join(lines)
+
+
+def _size3(size: Sequence[int]) -> Size3:
+    x, y, z = size
+    return x, y, z
+
+
 def _row(label: str, items: Sequence[str]) -> str:
     lines: list[str] = []
     for item in items:
         lines += textwrap.wrap(item, _WIDTH - _INDENT, break_long_words=False, break_on_hyphens=False) or [""]
     return "\n".join(f"{label if i == 0 else '':<{_INDENT}}{line}".rstrip() for i, line in enumerate(lines))
+
+
+def _stages(network: Network) -> str:
+    return "" if network.program is None else f", also in {len(network.program.stages)} stages"
 
 
 def _intensity(plan: Plan) -> str:

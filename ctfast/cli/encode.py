@@ -39,6 +39,6 @@ def run(args: argparse.Namespace) -> int:
         )
     sha256 = encoded.save(target)
     shape = encoded.latent.shape
-    result = {"latent": str(target), "shape": list(shape), "sha256": sha256}
+    result = {"latent": str(target), "shape": list(shape), "sha256": sha256, "meta": dict(encoded.meta)}
     emit(args, result, f"{target}: latent of {by(shape)} (channels, x, y, z)")
     return 0

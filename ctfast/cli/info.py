@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .common import command_parser, emit
+from .common import add_memory_option, command_parser, emit
 
 
 def add_parser(subparsers: Any) -> None:
@@ -14,17 +14,27 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "info",
         "show what a plan holds",
-        "Show a plan's networks, legal sizes, labels, defaults, licence and origin.",
-        "ctfast info maisi_v2.plan",
+        "Show a plan's networks, legal sizes, labels, defaults, licence and origin; with --size or --memory, the ways "
+        "to decode a volume instead, and the one that would be taken.",
+        "ctfast info maisi_v2.plan --size 512 512 512 --memory 6GiB",
     )
     parser.add_argument("plan", nargs="?", help="path of a plan or name of an embedded one (default: headneck)")
+    parser.add_argument(
+        "--size", type=int, nargs=3, metavar=("X", "Y", "Z"), help="voxels of the volume (default: the plan's)"
+    )
+    add_memory_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from ..locate import plan_path
     from ..plan import Plan
+    from ..plan_info import decoding, describe_decoding
 
     plan = Plan.open(plan_path(args.plan))
-    emit(args, plan.summary(), plan.describe())
+    if args.size is None and args.memory is None:
+        emit(args, plan.summary(), plan.describe())
+        return 0
+    table = decoding(plan, args.size, args.memory)
+    emit(args, {"plan": plan.manifest.name, "decoding": table}, describe_decoding(table))
     return 0

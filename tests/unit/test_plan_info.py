@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import plan_bytes
+from support import plan_bytes, staged_plan, tiny_plan
 
-from ctfast.errors import PlanError
+from ctfast.errors import PlanError, RequestError
 from ctfast.plan import Plan
+from ctfast.plan_info import decoding, describe_decoding
 from ctfast.plan_weights import state_dict
 
 
@@ -102,3 +104,43 @@ def test_state_dict_says_what_is_missing() -> None:
         state_dict(opened(), "vae")
     with pytest.raises(PlanError, match="does not tell where the tensors of network 'vae_decoder' are"):
         state_dict(opened(), "vae_decoder")
+
+
+def test_stages_are_counted_not_listed(tmp_path: Path) -> None:
+    plan = Plan.open(staged_plan.write(tmp_path / "staged.plan"))
+    networks = json.loads(json.dumps(plan.summary()))["networks"]
+    assert networks["vae_decoder"]["stages"] == 3
+    assert networks["denoiser"]["stages"] == 0
+    assert "program" not in networks["vae_decoder"]
+    text = plan.describe()
+    assert text.count(", also in 3 stages") == 2
+
+
+def test_decoding_is_planned_for_any_size(tmp_path: Path) -> None:
+    plan = Plan.open(staged_plan.write(tmp_path / "staged.plan"))
+    assert decoding(plan, None, None)["size"] == [32, 32, 16]
+    table = decoding(plan, (36, 40, 44), "20MB")
+    assert [row["name"] for row in table["strategies"]] == ["whole", "in_place", "spill", "recompute"]
+    assert (table["size"], table["memory_bytes"], table["precision"]) == ([36, 40, 44], 20_000_000, "fp32")
+    assert table["chosen"] == "whole"
+    whole = table["strategies"][0]
+    assert whole["peak_bytes"] == 36 * 40 * 44 * (100 + 4 + 2)
+    nothing = decoding(plan, (36, 40, 44), 1000)
+    assert nothing["chosen"] is None
+    assert not any(row["fits"] for row in nothing["strategies"])
+    text = describe_decoding(nothing)
+    assert text.splitlines()[0] == "decoding 36 x 40 x 44 voxels in fp32 within 1.0 KiB of memory beyond the networks:"
+    assert text.splitlines()[-1] == "none fits"
+    for size in ((36, 40, 43), (0, 4, 4), (-4, 4, 4)):
+        with pytest.raises(RequestError, match="multiples of 4, 4, 4"):
+            decoding(plan, size, None)
+    with pytest.raises(RequestError, match="memory: expected"):
+        decoding(plan, None, "much")
+
+
+def test_plans_without_programs_are_whole_and_of_unknown_size(tmp_path: Path) -> None:
+    table = decoding(Plan.open(tiny_plan.write(tmp_path / "old.plan")), None, 1000)
+    assert table["strategies"] == [
+        {"name": "whole", "peak_bytes": None, "work": 1.0, "spilled_bytes": 0, "seconds": 0.0, "fits": True}
+    ]
+    assert "unknown" in describe_decoding(table)
