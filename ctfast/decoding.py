@@ -6,6 +6,8 @@ adds what the result itself takes, and says what to do where nothing fits. docs/
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ _UNLIMITED = 1 << 62
 _COPY_BYTES = 4
 # What one tensor of a network that is called as a whole may have: backends count elements in 32 bits.
 _MOST_ELEMENTS = 2**31
+_SCRATCH = "/var/tmp"
 _TRIED = 6  # sizes, when looking for one that fits
 _SCALES = (0.85, 0.7, 0.6, 0.5, 0.35, 0.25)
 
@@ -108,7 +111,7 @@ class Routes:
         if self.program is None or self.native_program is None:
             fits = whole is None or whole <= left
             return [Route(WHOLE, None if whole is None else whole + result, 1.0, 0, 0.0, fits)]
-        beyond = self._largest_tensor(size) >= _MOST_ELEMENTS
+        beyond = max(self._elements(size).values()) >= _MOST_ELEMENTS
         strategies = self._native.strategies(
             self.native_program,
             size,
@@ -133,15 +136,38 @@ class Routes:
     def choose(self, size: Size3, budget: int | None) -> Route:
         """The quickest way that fits; MemoryBudgetError says what each one needs and what would fit."""
         routes = self.all(size, budget)
-        chosen = quickest(routes)
+        folder, free = scratch_folder(), scratch_free()
+        needs = {route.name: self.scratch_bytes(size, route) for route in routes if route.spilled_bytes}
+        chosen = quickest([route for route in routes if needs.get(route.name, 0) <= free])
         if chosen is not None:
             return chosen
-        raise self._refusal(size, routes, budget or 0)
+        lacking = [
+            f"; {_title(name)} also needs {text_of(need)} on the disk of '{folder}', which has {text_of(free)}"
+            for name, need in needs.items()
+            if need > free
+        ]
+        raise self._refusal(size, routes, budget or 0, "".join(lacking))
 
-    def _refusal(self, size: Size3, routes: Sequence[Route], budget: int) -> MemoryBudgetError:
+    def scratch_bytes(self, size: Size3, route: Route) -> int:
+        """The most that a route has on disk at a time."""
+        if self.program is None or route.strategy is None:
+            return 0
+        spilled = set(route.strategy.spilled)
+        counts = self._elements(size)
+        last = {tensor: at for at, stage in enumerate(self.program.stages) for tensor in (stage.reads, stage.adds)}
+        live: dict[str, int] = {}
+        most = 0
+        for at, stage in enumerate(self.program.stages):
+            if stage.writes in spilled:
+                live[stage.writes] = counts[stage.writes] * self.element_bytes
+            most = max(most, sum(live.values()))
+            live = {tensor: count for tensor, count in live.items() if last.get(tensor, 0) > at}
+        return most
+
+    def _refusal(self, size: Size3, routes: Sequence[Route], budget: int, lacking: str) -> MemoryBudgetError:
         decodes = self.network == "vae_decoder"
         image = self.output_size(size) if decodes else size
-        needs = [(route.name.replace("_", " "), route.peak_bytes) for route in routes if route.peak_bytes is not None]
+        needs = [(_title(route.name), route.peak_bytes) for route in routes if route.peak_bytes is not None]
         least = min(need for _, need in needs)
         listed = ", ".join(f"{name} {text_of(need)}" for name, need in needs)
         remedies = [f"memory='{_rounded_up(least)}' if there is that much"]
@@ -154,7 +180,8 @@ class Routes:
         advice = ", or ".join(remedies)
         return MemoryBudgetError(
             f"{'decoding' if decodes else 'encoding'} {_by(image)} voxels needs at least {text_of(least)} of memory "
-            f"beyond the networks ({listed}), and it may take {text_of(budget)}. Ask for {advice}; or free memory"
+            f"beyond the networks ({listed}), and it may take {text_of(budget)}{lacking}. Ask for {advice}; or free "
+            "memory"
         )
 
     def _smaller(self, image: Size3, budget: int) -> Size3 | None:
@@ -176,25 +203,38 @@ class Routes:
                 return edge
         return None
 
-    def _largest_tensor(self, size: Size3) -> int:
-        """Elements of the largest tensor of the network as a whole."""
+    def _elements(self, size: Size3) -> dict[str, int]:
+        """Elements of each tensor of the program, for an input of ``size``."""
         program = self.program
         if program is None:
-            return 0
+            return {}
         sizes = {program.input: size}
-        largest = program.input_channels * voxels_of(size)
+        counts = {program.input: program.input_channels * voxels_of(size)}
         for stage in program.stages:
             x, y, z = (
                 count * up // down for count, up, down in zip(sizes[stage.reads], stage.up, stage.down, strict=True)
             )
             sizes[stage.writes] = (x, y, z - stage.skip)
-            largest = max(largest, stage.channels * x * y * z)
-        return largest
+            counts[stage.writes] = stage.channels * voxels_of(sizes[stage.writes])
+        return counts
 
 
 def quickest(routes: Sequence[Route]) -> Route | None:
     """The one to take of those that fit."""
     return min((route for route in routes if route.fits), key=lambda route: route.seconds, default=None)
+
+
+def scratch_folder() -> str:
+    """Where tensors are spilled to: TMPDIR, or a disk, unlike /tmp where that is memory."""
+    return os.environ.get("TMPDIR") or _SCRATCH
+
+
+def scratch_free() -> int:
+    """Bytes that can be spilled there; 0 if there is no such folder."""
+    try:
+        return shutil.disk_usage(scratch_folder()).free
+    except OSError:
+        return 0
 
 
 def _native_program(native: Any, plan: Plan, network: str, program: Program) -> _native.Program:
@@ -251,6 +291,10 @@ def _rounded_up(count: int) -> str:
     if count >= 1 << 30:
         return f"{-(-count * 10 // (1 << 30)) / 10:.1f}GiB"
     return f"{-(-count // (1 << 20))}MiB"
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _by(size: Size3) -> str:

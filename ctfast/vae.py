@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .decoding import Route, Routes
+from .decoding import Route, Routes, scratch_folder
 from .errors import PlanError
 from .manifest import PlanManifest, Size3
 from .observer import Observer
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from .request import Job
 
 Rows = NDArray[np.int16]
-
-# Where tensors are spilled to: a disk, unlike /tmp on many systems, where that would take the memory it is to save.
-_SCRATCH = "/var/tmp"
 
 
 class Vae:
@@ -146,7 +142,7 @@ class Vae:
             sink=sink,
             element_bytes=routes.element_bytes,
             threads=self._threads,
-            scratch=os.environ.get("TMPDIR") or _SCRATCH,
+            scratch=scratch_folder(),
             stage=stage,
             observer=observer,
         )

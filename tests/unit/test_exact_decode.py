@@ -16,7 +16,7 @@ import pytest
 from support import staged_plan, tiny_plan
 
 import ctfast
-from ctfast import _native, sessions
+from ctfast import _native, decoding, sessions
 from ctfast.budget import outline_generation
 from ctfast.decoding import Route, Routes, quickest
 from ctfast.engine import Engine
@@ -361,6 +361,32 @@ def test_tensors_too_large_for_a_backend_are_never_whole(decoder: Routes) -> Non
     chosen = quickest([whole, *staged])
     assert chosen is not None
     assert chosen.strategy is not None
+
+
+def test_spilling_needs_a_disk(decoder: Routes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the tensors that are on it at the same time; a full one leaves the other ways."""
+    size = (48, 48, 32)
+    routes = {route.name: route for route in decoder.all(size, 1)}
+    spill = routes["spill"]
+    assert spill.strategy is not None
+    assert spill.strategy.spilled in (["conv_in"], ["block"])
+    assert decoder.scratch_bytes(size, spill) == 8 * 48 * 48 * 32 * 4
+    assert decoder.scratch_bytes(size, routes["whole"]) == 0
+    budget = spill.peak_bytes
+    assert budget is not None
+    assert decoder.choose(size, budget).name == "spill"
+    monkeypatch.setattr(decoding, "scratch_free", lambda: 8 * 48 * 48 * 32 * 4 - 1)
+    with pytest.raises(MemoryBudgetError, match=r"spill also needs 2\.2 MiB on the disk of '.*', which has 2\.2 MiB"):
+        decoder.choose(size, budget)
+
+
+def test_scratch_files_go_where_they_are_told_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    assert decoding.scratch_folder() == "/var/tmp"
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert decoding.scratch_folder() == str(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    assert decoding.scratch_free() == 0
 
 
 def test_plans_without_programs_decode_whole(tmp_path: Path) -> None:
