@@ -10,10 +10,16 @@ namespace ctfast {
 
 namespace {
 
-// Tried from the largest on. Larger ones would mean fewer calls, but each session's memory is touched for the first
-// time in every pass, which takes longer than the calls saved.
-constexpr std::array<std::int64_t, 4> kSlabBytes = {64 << 20, 32 << 20, 16 << 20, 4 << 20};
-constexpr double kCallSeconds = 1e-3;              // a session call's own cost, roughly
+constexpr std::array<std::int64_t, 6> kSlabBytes = {256 << 20, 128 << 20, 64 << 20, 32 << 20, 16 << 20, 4 << 20};
+
+// What else takes time, in the multiply-adds that could be done meanwhile. Large slabs read their halos less often, but
+// each session's memory is new to the process in every pass; a processor spends several times longer on a page's first
+// use than on later ones.
+constexpr double kPerByte = 100.0;
+constexpr double kPerNewByte = 400.0;
+constexpr double kPerCall = 1e9;
+constexpr double kPerSession = 5e10;  // compiling a stage
+
 constexpr std::size_t kEnumerated = 10;            // tensors of one size whose every subset is tried
 constexpr std::int64_t kMostElements = INT32_MAX;  // what a backend can address in one tensor
 
@@ -68,39 +74,48 @@ class Planner {
     Strategy strategy;
     strategy.name = "whole";
     strategy.peak_bytes = *options_.whole_bytes;
-    strategy.seconds = plain_ / options_.rate;
+    double cost = plain_ + kPerNewByte * static_cast<double>(strategy.peak_bytes);
+    for (const Stage& stage : program_.stages()) {
+      const std::int64_t rows = extents_[at(stage.output)][0];
+      cost += kPerByte * static_cast<double>(call_bytes(program_, extents_, stage, rows, options_.element_bytes));
+    }
+    strategy.seconds = cost / options_.rate;
     strategy.fits = strategy.peak_bytes <= options_.budget;
     return strategy;
   }
 
-  // With the largest slabs that fit, or else the smallest.
+  // With the slabs that are quickest among those that fit, or else the smallest.
   Strategy evaluate(const std::vector<Keep>& keep) const {
     const Schedule schedule = make_schedule(program_, extents_, keep, options_.element_bytes);
-    Strategy strategy;
-    strategy.keep = keep;
-    strategy.work = plain_ > 0.0 ? schedule.multiply_adds / plain_ : 1.0;
-    strategy.spilled_bytes = schedule.spilled_bytes;
+    Strategy best;
     for (const std::vector<std::int64_t>& rows : slabs_) {
+      Strategy strategy;
+      strategy.keep = keep;
       strategy.rows = rows;
+      strategy.work = plain_ > 0.0 ? schedule.multiply_adds / plain_ : 1.0;
+      strategy.spilled_bytes = schedule.spilled_bytes;
       strategy.peak_bytes = peak_bytes(program_, extents_, schedule, rows, options_.element_bytes);
       strategy.fits = strategy.peak_bytes <= options_.budget;
-      if (strategy.fits) break;
+      strategy.seconds =
+          cost(schedule, rows) / options_.rate + static_cast<double>(schedule.spilled_bytes) / options_.spill_rate;
+      if (best.rows.empty() || better(strategy, best)) best = std::move(strategy);
     }
-    strategy.seconds = schedule.multiply_adds / options_.rate +
-                       static_cast<double>(schedule.spilled_bytes) / options_.spill_rate +
-                       kCallSeconds * static_cast<double>(calls(schedule, strategy.rows));
-    return strategy;
+    return best;
   }
 
-  std::int64_t calls(const Schedule& schedule, const std::vector<std::int64_t>& rows) const {
-    std::int64_t count = 0;
+  double cost(const Schedule& schedule, const std::vector<std::int64_t>& rows) const {
+    double total = schedule.multiply_adds;
+    for (const Slot& slot : schedule.slots) total += kPerNewByte * static_cast<double>(slot.bytes());
     for (const Pass& pass : schedule.passes) {
-      for (const int stage : pass.stages) {
-        const std::int64_t total = extents_[at(program_.stages()[at(stage)].output)][0];
-        count += (total + rows[at(stage)] - 1) / rows[at(stage)];
+      for (const int number : pass.stages) {
+        const Stage& stage = program_.stages()[at(number)];
+        const std::int64_t each = call_bytes(program_, extents_, stage, rows[at(number)], options_.element_bytes);
+        const std::int64_t calls = (extents_[at(stage.output)][0] + rows[at(number)] - 1) / rows[at(number)];
+        total += kPerSession + kPerNewByte * static_cast<double>(each) +
+                 static_cast<double>(calls) * (kPerCall + kPerByte * static_cast<double>(each));
       }
     }
-    return count;
+    return total;
   }
 
   static bool better(const Strategy& left, const Strategy& right) {

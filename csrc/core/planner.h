@@ -14,7 +14,7 @@ struct PlannerOptions {
   std::int64_t element_bytes = 2;           // of tensors between stages: 2 for bfloat16, 4 for float32
   std::int64_t budget = 0;                  // bytes beyond the weights
   std::optional<std::int64_t> whole_bytes;  // what the whole network takes in one call; none: it is not at hand
-  double rate = 1e12;                       // multiply-adds per second, to weigh work against transfers
+  double rate = 1e12;                       // multiply-adds per second; moving memory is taken to go along with it
   double spill_rate = 1e9;                  // bytes per second, to or from where tensors are spilled
 };
 
@@ -40,6 +40,10 @@ std::vector<Strategy> plan_strategies(const Program& program, const Extent3& siz
 // Predicted peak of a schedule: tensors kept at the same time, and the slabs of the pass.
 std::int64_t peak_bytes(const Program& program, const std::vector<Extent3>& extents, const Schedule& schedule,
                         const std::vector<std::int64_t>& rows, std::int64_t element_bytes);
+
+// Bytes that one call of a stage reads, writes and holds in between when it computes `rows` rows of its output.
+std::int64_t call_bytes(const Program& program, const std::vector<Extent3>& extents, const Stage& stage,
+                        std::int64_t rows, std::int64_t element_bytes);
 
 // Rows that each stage computes per call so that its slabs take about `slab_bytes`: the same for all stages that write
 // tensors of one size, and where possible a divisor of their rows, since every other number costs a compilation.

@@ -34,14 +34,6 @@ std::int64_t workspace_bytes(const Program& program, const std::vector<Extent3>&
   return elements * element_bytes;
 }
 
-// All that one call of a stage touches.
-std::int64_t call_bytes(const Program& program, const std::vector<Extent3>& extents, const Stage& stage,
-                        std::int64_t rows, std::int64_t element_bytes) {
-  return row_bytes(program, extents, stage.input, element_bytes) * input_rows(stage, rows) +
-         row_bytes(program, extents, stage.output, element_bytes) * rows +
-         workspace_bytes(program, extents, stage, rows, element_bytes);
-}
-
 // The largest divisor of `total` between limit / 2 and limit that is a multiple of `step`; else limit.
 std::int64_t even_part(std::int64_t total, std::int64_t limit, std::int64_t step) {
   for (std::int64_t rows = limit; rows * 2 >= limit && rows >= step; rows -= step) {
@@ -93,6 +85,13 @@ std::int64_t window_bytes(const Program& program, const std::vector<Extent3>& ex
 }
 
 }  // namespace
+
+std::int64_t call_bytes(const Program& program, const std::vector<Extent3>& extents, const Stage& stage,
+                        std::int64_t rows, std::int64_t element_bytes) {
+  return row_bytes(program, extents, stage.input, element_bytes) * input_rows(stage, rows) +
+         row_bytes(program, extents, stage.output, element_bytes) * rows +
+         workspace_bytes(program, extents, stage, rows, element_bytes);
+}
 
 std::vector<std::int64_t> slab_rows(const Program& program, const std::vector<Extent3>& extents,
                                     std::int64_t slab_bytes, std::int64_t element_bytes) {
