@@ -10,7 +10,8 @@ the range of a trained decoder's; with --scans, latents of real CT are decoded b
 measured only if asked for; a row is appended as soon as it is measured, and a part that fails leaves the others alone.
 
 - --exactness: every way of decoding under several budgets, against torch's fp32 decode of the whole;
-- --seams: jumps at the borders of slabs and of windows, over those one voxel beside;
+- --seams: jumps at the borders of slabs and of windows, over those one voxel beside, on the --scans;
+- --large-seams: the same on noise of latent 64^3;
 - --memory: each decode in a fresh process, in bf16: seconds, peak memory beyond the networks, and what was predicted;
 - --monai: MONAI's sliding window on the same latent and weights (--windows of its equal windows are timed and the rest
   counted as they were) in fp32 and under bf16 autocast, with ours beside it;
@@ -84,27 +85,32 @@ def exactness(options: argparse.Namespace) -> Iterator[Figures]:
 
 
 def seams(options: argparse.Namespace) -> Iterator[Figures]:
-    """A row per latent: those of scans in the embedded plan, and on noise of --seam-latent through the full width."""
+    """A row per scan, decoded by the embedded plan."""
     import decode_checks
-    import full_width
     from decoder import Decoder
     from real_latents import chosen, embedded_vae, encoded
 
     vae = embedded_vae(options.engine)
     decoder = Decoder(options.engine, "fp32", options.threads)
-    for path in chosen(options.scans, options.limit) if options.scans else []:
+    for path in chosen(options.scans, options.limit):
         case = encoded(vae, path)
         latent = (case.latent * decoder.manifest.latent.scale_factor).numpy()
         every = decode_checks.every_way(decoder, decode_checks.size_of(latent))
-        found = decode_checks.seams(decoder, latent, every, (16, 16, 12), 0.4)
+        found = decode_checks.seams(decoder, latent, every, (12, 12, 8), 0.4)
         yield {"weights": "embedded plan", "case": case.name, "precision": "fp32", "ways": found}
-    del vae
+
+
+def large_seams(options: argparse.Namespace) -> Iterator[Figures]:
+    """One row: noise through the full width."""
+    import decode_checks
+    import full_width
+    from decoder import Decoder
+
     size = _three(options.seam_latent)
-    path = _home(options) / full_width.PLANS["bf16"]
-    wide = Decoder(path, "bf16", options.threads)
+    decoder = Decoder(_home(options) / full_width.PLANS["bf16"], "bf16", options.threads)
     window = (min(ROI, size[0] * 3 // 4), min(ROI, size[1] * 3 // 4), min(ROI, size[2] * 3 // 4))
-    within = decode_checks.ways_within(wide, size, [int(gib * GIB) for gib in options.seam_gib])
-    found = decode_checks.seams(wide, full_width.noise(size).numpy(), within, window, OVERLAP)
+    within = decode_checks.ways_within(decoder, size, [int(gib * GIB) for gib in options.seam_gib])
+    found = decode_checks.seams(decoder, full_width.noise(size).numpy(), within, window, OVERLAP)
     yield {"weights": "random, full width", "case": "noise", "latent": list(size), "precision": "bf16", "ways": found}
 
 
@@ -187,6 +193,7 @@ def planner(options: argparse.Namespace) -> Iterator[Figures]:
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "exactness": exactness,
     "seams": seams,
+    "large_seams": large_seams,
     "memory": memory,
     "monai": monai,
     "saving": writing,
@@ -223,7 +230,7 @@ def _line(figures: Figures) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in PARTS:
-        parser.add_argument(f"--{name}", action="store_true")
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
     parser.add_argument("--engine", type=Path, metavar="PLAN", help="another build of the embedded plan")
     parser.add_argument("--scans", type=Path, nargs="+", default=[], help="CT (.nii.gz) or folders of *ct.nii.gz")
     parser.add_argument("--limit", type=int, default=3, help="scans of a folder (default: 3)")
@@ -245,7 +252,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--append", type=Path, metavar="JSONL", help="add the rows to this file")
     options = parser.parse_args()
     if not any(getattr(options, name) for name in PARTS):
-        parser.error(f"nothing to measure: give one or more of {', '.join('--' + name for name in PARTS)}")
+        parser.error(
+            f"nothing to measure: give one or more of {', '.join('--' + name.replace('_', '-') for name in PARTS)}"
+        )
     options.engine = Path(plan_path(options.engine))
     options.cache.mkdir(parents=True, exist_ok=True)
     return options

@@ -88,6 +88,19 @@ def summary(values: Sequence[float], digits: int = 3) -> dict[str, Any]:
     return {"median": round(median(values), digits), "low": min(rounded), "high": max(rounded), "all": rounded}
 
 
+def where(entry: Mapping[str, Any]) -> str:
+    """A row's machine, threads, versions, date and commit, in a sentence to stand below its figures."""
+    host, found = entry["machine"], entry["versions"]
+    libraries = ", ".join(f"{name} {found[key]}" for key, name in _LIBRARIES.items() if key in found)
+    return (
+        f"{host['cpu']}, {entry['settings']['threads']} threads ({', '.join(host['features'])}); {libraries}; "
+        f"{entry['date'][:10]}, commit {entry['commit']}."
+    )
+
+
+_LIBRARIES = {"ctfast": "ctfast", "openvino": "OpenVINO", "monai": "MONAI", "torch": "torch"}
+
+
 def _cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():

@@ -15,12 +15,21 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import decoding_tables
 import records
 
-PAGES = ("README.md", "docs/headneck.md", "docs/numerics.md", "docs/memory.md", "benchmarks/GUIDE.md")
+PAGES = (
+    "README.md",
+    "docs/decode.md",
+    "docs/headneck.md",
+    "docs/memory.md",
+    "docs/numerics.md",
+    "benchmarks/GUIDE.md",
+)
 _MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 _NONE = "Not measured yet; see benchmarks/GUIDE.md.\n"
 
@@ -60,7 +69,7 @@ def speed() -> str:
         lines.append(
             f"| {size} | {_WORDS[entry['comparison']]} | {theirs:.1f} s | {ours:.1f} s | {' | '.join(ratios)} |"
         )
-    return "\n".join(lines) + f"\n\n{_where(found[-1])}\n" if found else _NONE
+    return "\n".join(lines) + f"\n\n{records.where(found[-1])}\n" if found else _NONE
 
 
 def generation() -> str:
@@ -72,7 +81,7 @@ def generation() -> str:
     return (
         f"One volume of {size} voxels, {entry['settings']['steps']} steps: {entry['generation_s']['median']:.1f} s; "
         f"the whole command {entry['command_s']['median']:.1f} s; peak memory {entry['peak_rss_gib']:.2f} GiB.\n\n"
-        f"{_where(entry)}\n"
+        f"{records.where(entry)}\n"
     )
 
 
@@ -111,7 +120,7 @@ def numerics() -> str:
         lines += ["", "| Embedded plan, same seed | Voxels within 1 HU | Largest difference |", "|---|---|---|"]
         for name, same in latest["same_seed"].items():
             lines.append(f"| {name} | {same['within_1_hu']:.3%} | {same['largest_hu']} HU |")
-        lines += ["", _where(latest)]
+        lines += ["", records.where(latest)]
     return "\n".join(lines) + "\n" if len(lines) > 2 else _NONE
 
 
@@ -136,12 +145,20 @@ def quality() -> str:
     return "\n".join(lines) + "\n"
 
 
+def decoding(name: str) -> str:
+    """A table of docs/decode.md."""
+    source, table = decoding_tables.TABLES[name]
+    lines = table(rows(source))
+    return "\n".join(lines) + "\n" if lines else _NONE
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "generation": generation,
     "memory": memory,
     "numerics": numerics,
     "quality": quality,
+    **{name: partial(decoding, name) for name in decoding_tables.TABLES},
 }
 _SIDES = {
     "bf16/fp32": ("ctfast bf16", "monai fp32"),
@@ -184,18 +201,6 @@ def main() -> int:
 def _last(name: str) -> Row | None:
     found = rows(name)
     return found[-1] if found else None
-
-
-def _where(entry: Row) -> str:
-    machine, versions = entry["machine"], entry["versions"]
-    libraries = ", ".join(f"{name} {versions[key]}" for key, name in _LIBRARIES.items() if key in versions)
-    return (
-        f"{machine['cpu']}, {entry['settings']['threads']} threads ({', '.join(machine['features'])}); {libraries}; "
-        f"{entry['date'][:10]}, commit {entry['commit']}."
-    )
-
-
-_LIBRARIES = {"ctfast": "ctfast", "openvino": "OpenVINO", "monai": "MONAI", "torch": "torch"}
 
 
 if __name__ == "__main__":
