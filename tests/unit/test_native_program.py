@@ -18,6 +18,7 @@ from support.native_walker import NativeProgram  # noqa: E402
 from support.official_files import one_thread, redraw  # noqa: E402
 from support.state_files import stored  # noqa: E402
 
+import ctfast  # noqa: E402
 from ctfast.export.constants import Constants  # noqa: E402
 from ctfast.export.program import StagedNetwork  # noqa: E402
 from ctfast.export.vae_program import decoder_program, encoder_program  # noqa: E402
@@ -127,3 +128,15 @@ def test_norms_per_voxel_need_no_pass_for_statistics(tmp_path: Path) -> None:
         program.strategies(hours, LITTLE)["recompute"].peak_bytes
         < program.strategies(hours, LITTLE)["in_place"].peak_bytes / 5
     )
+
+
+def test_the_embedded_plan_gives_the_same_in_stages() -> None:
+    """Its VAE in fp32: the same latent but for rounding, the same intensities but for one HU here and there."""
+    engine = ctfast.load(precision="fp32", threads=2)
+    latent = np.random.default_rng(5).standard_normal((8, 24, 24, 16)).astype(np.float32)
+    whole, staged = engine.decode(latent), engine.decode(latent, memory="25MB")
+    assert [volume.meta["decode_strategy"]["name"] != "whole" for volume in (whole, staged)] == [False, True]
+    difference = np.abs(whole.array.astype(int) - staged.array)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.01
+    assert distance(engine.encode(whole, memory="25MB"), engine.encode(whole)) < 1e-5
