@@ -20,8 +20,9 @@ from ctfast import _native, decoding, sessions
 from ctfast.budget import outline_generation
 from ctfast.decoding import Route, Routes, quickest
 from ctfast.engine import Engine
-from ctfast.errors import CancelledError, MemoryBudgetError, OutputError, RequestError
+from ctfast.errors import CancelledError, CtfastError, MemoryBudgetError, OutputError, RequestError
 from ctfast.io import atomic
+from ctfast.io.volume_files import VolumeFiles
 from ctfast.plan import Plan
 from ctfast.request import Request, check
 from ctfast.sessions import Use
@@ -198,6 +199,28 @@ def test_a_full_disk_stops_the_request(engine: Engine, monkeypatch: pytest.Monke
         ):
             engine.generate(output=tmp_path / "ct.nii.gz", size=SIZE)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_error_on_the_way_to_the_file_reaches_the_caller(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str
+) -> None:
+    """Out of the middle of the runtime too."""
+
+    def broken(*_: Any) -> None:
+        raise OutputError("no more")
+
+    monkeypatch.setattr(VolumeFiles, "put", broken)
+    with only(monkeypatch, way), pytest.raises(OutputError, match="no more"):
+        engine.decode(latent(), output=tmp_path / "ct.nii.gz")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nan_is_never_a_voxel(engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str) -> None:
+    with only(monkeypatch, way), pytest.raises(CtfastError, match="NaN or infinite"):
+        engine.decode(np.full(LATENT, 3e38, np.float32), output=tmp_path / "ct.nii.gz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_are_checked_before_anything_is_computed(engine: Engine, tmp_path: Path) -> None:
