@@ -1,8 +1,8 @@
 """The exact decode: how exact, whether seamless, in what memory and time, and against MONAI's sliding window.
 
-    python benchmarks/scripts/decoding.py --exactness --planner --scans prepared/val \\
+    python benchmarks/scripts/decoding.py --exactness --seams --planner --saving --scans prepared/val \\
         --append benchmarks/results/decoding.jsonl
-    python benchmarks/scripts/decoding.py --seams --memory --monai --windows 2 --saving --scans prepared/val \\
+    python benchmarks/scripts/decoding.py --memory --large-seams --monai --windows 2 \\
         --append benchmarks/results/decoding.jsonl
 
 The decoder has the official shape with random weights in every layer, its last one scaled so that images of noise fill
