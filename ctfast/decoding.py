@@ -30,8 +30,6 @@ RESULT_BYTES = {"vae_decoder": 2, "vae_encoder": 4}
 _UNLIMITED = 1 << 62
 # The runtime's own copy of a whole network's result.
 _COPY_BYTES = 4
-# What one tensor of a network that is called as a whole may have: backends count elements in 32 bits.
-_MOST_ELEMENTS = 2**31
 _SCRATCH = "/var/tmp"
 _TRIED = 6  # sizes, when looking for one that fits
 _SCALES = (0.85, 0.7, 0.6, 0.5, 0.35, 0.25)
@@ -99,8 +97,7 @@ class Routes:
     def all(self, size: Size3, budget: int | None) -> list[Route]:
         """What there is for an input of ``size`` (x, y, z); ``budget`` in bytes beyond the networks, None: any.
 
-        Without a program there is only the whole network, which never fits where one of its tensors is too large for a
-        backend.
+        Without a program there is only the whole network.
         """
         output = voxels_of(self.output_size(size))
         channels = 1 if self.program is None else self.program.stages[-1].channels
@@ -111,16 +108,10 @@ class Routes:
         if self.program is None or self.native_program is None:
             fits = whole is None or whole <= left
             return [Route(WHOLE, None if whole is None else whole + result, 1.0, 0, 0.0, fits)]
-        beyond = max(self._elements(size).values()) >= _MOST_ELEMENTS
         strategies = self._native.strategies(
-            self.native_program,
-            size,
-            element_bytes=self.element_bytes,
-            budget=max(left, 0),
-            whole_bytes=None if beyond else whole,
+            self.native_program, size, element_bytes=self.element_bytes, budget=max(left, 0), whole_bytes=whole
         )
-        never = [Route(WHOLE, whole + result, 1.0, 0, 0.0, False)] if beyond and whole is not None else []
-        return never + [
+        return [
             Route(
                 strategy.name,
                 strategy.peak_bytes + result,

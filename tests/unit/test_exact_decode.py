@@ -18,7 +18,7 @@ from support import staged_plan, tiny_plan
 import ctfast
 from ctfast import _native, decoding, sessions
 from ctfast.budget import outline_generation
-from ctfast.decoding import Route, Routes, quickest
+from ctfast.decoding import Route, Routes
 from ctfast.engine import Engine
 from ctfast.errors import CancelledError, CtfastError, MemoryBudgetError, OutputError, RequestError
 from ctfast.io import atomic
@@ -374,16 +374,6 @@ def test_loaded_networks_are_given_up_before_a_request_is_refused(
     asked.clear()
     with pytest.raises(MemoryBudgetError):
         fresh.decode(latent(shape=(4, 3, 3, 3)))
-
-
-def test_tensors_too_large_for_a_backend_are_never_whole(decoder: Routes) -> None:
-    whole, *staged = decoder.all((640, 640, 640), None)
-    assert (whole.name, whole.fits) == ("whole", False)
-    assert whole.peak_bytes is not None
-    assert whole.peak_bytes > 100 * 2560**3
-    chosen = quickest([whole, *staged])
-    assert chosen is not None
-    assert chosen.strategy is not None
 
 
 def test_spilling_needs_a_disk(decoder: Routes, monkeypatch: pytest.MonkeyPatch) -> None:
