@@ -51,6 +51,15 @@ def outline_generation(job: Job, manifest: PlanManifest, sessions: Sessions, dec
         return _outline(job, manifest, sessions, decoder)
 
 
+def outline_decoding(job: Job, sessions: Sessions, decoder: Routes) -> Outline:
+    """How to decode a latent that is there already."""
+    if job.window is None:
+        return Outline(route_of(decoder, _latent_size(job), job.size, job.memory, sessions))
+    budget = sessions.budget(job.memory, [Use("vae_decoder", voxels_of(job.size))])
+    decoder.check_window(_latent_size(job), job.window, budget)
+    return Outline(None)
+
+
 def route_of(routes: Routes, size: Size3, image: Size3, memory: int | None, sessions: Sessions) -> Route:
     """How to run one network of the VAE on an input of ``size``; ``image`` is the size of its image."""
     uses = [Use(routes.network, voxels_of(image))]
@@ -72,7 +81,9 @@ def _outline(job: Job, manifest: PlanManifest, sessions: Sessions, decoder: Rout
     elif budget is not None and sampling > budget:
         raise MemoryBudgetError(_too_large_to_sample(job, sampling, budget))
     if job.window is not None:
-        return Outline(None)
+        decoder.check_window(_latent_size(job), job.window, budget)
+        window = decoder.window_bytes(_latent_size(job), job.window) or 0
+        return Outline(None, release=budget is not None and sampling + window > budget)
     beside = quickest(decoder.all(_latent_size(job), None if budget is None else budget - sampling))
     if beside is not None and beside.strategy is None:
         return Outline(beside)

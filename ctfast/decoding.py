@@ -31,6 +31,7 @@ _UNLIMITED = 1 << 62
 # The runtime's own copy of a whole network's result.
 _COPY_BYTES = 4
 _SCRATCH = "/var/tmp"
+_WINDOWS = (80, 64, 48, 32, 16)  # edges in latent voxels, when looking for one that fits
 _TRIED = 6  # sizes, when looking for one that fits
 _SCALES = (0.85, 0.7, 0.6, 0.5, 0.35, 0.25)
 
@@ -165,7 +166,7 @@ class Routes:
         smaller = self._smaller(image, budget)
         if smaller is not None:
             remedies.append(f"size {_by(smaller)}, which fits")
-        window = self._window(image, budget) if decodes else None
+        window = self._window(size, budget) if decodes else None
         if window is not None:
             remedies.append(f"decode='windowed' with window=({window}, {window}, {window}), which is not exact")
         advice = ", or ".join(remedies)
@@ -184,13 +185,34 @@ class Routes:
                 return size
         return None
 
-    def _window(self, image: Size3, budget: int) -> int | None:
-        """Edge in latent voxels of a window that can be decoded beside the whole image and its weights."""
-        x, y, z = self._manifest.latent.compression
-        left = budget - (2 * _COPY_BYTES + RESULT_BYTES[self.network]) * voxels_of(image)
-        for edge in (80, 64, 48, 32, 16):
-            needed = activation_bytes(self._manifest, self.network, edge**3 * x * y * z, self.precision)
-            if needed is not None and needed <= left:
+    def window_bytes(self, size: Size3, window: Size3) -> int | None:
+        """What decoding a latent of ``size`` in windows takes: one window, and the image; None if the plan is silent.
+
+        A latent that has no more voxels than a window is decoded whole.
+        """
+        cut = size if voxels_of(size) <= voxels_of(window) else _smaller_of(size, window)
+        image, factor = voxels_of(self.output_size(size)), voxels_of(self._manifest.latent.compression)
+        activations = activation_bytes(self._manifest, self.network, voxels_of(cut) * factor, self.precision)
+        return None if activations is None else activations + (2 * _COPY_BYTES + RESULT_BYTES[self.network]) * image
+
+    def check_window(self, size: Size3, window: Size3, budget: int | None) -> None:
+        """MemoryBudgetError if decoding in windows does not fit; it names a window that does."""
+        needed = self.window_bytes(size, window)
+        if needed is None or budget is None or needed <= budget:
+            return
+        fitting = self._window(size, budget)
+        advice = "decode='exact'" if fitting is None else f"window=({fitting}, {fitting}, {fitting}) or decode='exact'"
+        raise MemoryBudgetError(
+            f"decoding {_by(self.output_size(size))} voxels in windows of {_by(window)} latent voxels needs "
+            f"{text_of(needed)} of memory beyond the networks, and it may take {text_of(budget)}. Ask for {advice}; or "
+            "free memory"
+        )
+
+    def _window(self, size: Size3, budget: int) -> int | None:
+        """Edge of the largest of some windows that fit."""
+        for edge in _WINDOWS:
+            needed = self.window_bytes(size, (edge, edge, edge))
+            if needed is not None and needed <= budget and edge**3 < voxels_of(size):
                 return edge
         return None
 
@@ -282,6 +304,11 @@ def _rounded_up(count: int) -> str:
     if count >= 1 << 30:
         return f"{-(-count * 10 // (1 << 30)) / 10:.1f}GiB"
     return f"{-(-count // (1 << 20))}MiB"
+
+
+def _smaller_of(size: Size3, window: Size3) -> Size3:
+    x, y, z = (min(count, most) for count, most in zip(size, window, strict=True))
+    return x, y, z
 
 
 def _title(name: str) -> str:

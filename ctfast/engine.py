@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._version import __version__
-from .budget import outline_generation, route_of, sampling_uses
+from .budget import outline_decoding, outline_generation, route_of, sampling_uses
 from .decoding import Route
 from .errors import RequestError
 from .families import family_of
@@ -218,10 +218,7 @@ class Engine:
         source = {"source": "decoded latent", "latent_sha256": hashlib.sha256(array.tobytes()).hexdigest()}
         uses = [Use("vae_decoder", voxels_of(job.size))]
         with self._files(request) as files, self._turn:
-            route = None
-            if job.window is None:
-                routes = self._vae.routes("vae_decoder")
-                route = route_of(routes, job.latent_shape[1:], job.size, job.memory, self._sessions)
+            route = outline_decoding(job, self._sessions, self._vae.routes("vae_decoder")).route
             computed = _Computed(job, self._about(job, source, route), uses, files)
             self._decode(computed, array, route, observer_of(progress, cancel))
         return self._finish(computed, progress)

@@ -309,10 +309,29 @@ def test_a_window_that_fits_is_named(decoder: Routes, monkeypatch: pytest.Monkey
     """Beside the image, twice in float32 and once in int16: 21 MB here, and the window's 100 bytes per voxel."""
     refused = [Route("spill", 10 << 30, 1.0, 0, 1.0, False)]
     monkeypatch.setattr(Routes, "all", lambda *_: refused)
+    with pytest.raises(MemoryBudgetError, match=r"decode='windowed' with window=\(32, 32, 32\), which is not exact"):
+        decoder.choose((33, 32, 32), 1 << 30)
     with pytest.raises(MemoryBudgetError, match=r"decode='windowed' with window=\(48, 48, 48\), which is not exact"):
-        decoder.choose((32, 32, 32), 1 << 30)
+        decoder.choose((64, 64, 64), 1 << 30)
     with pytest.raises(MemoryBudgetError, match=r"Ask for memory='10\.0GiB' if there is that much; or free memory"):
         decoder.choose((32, 32, 32), 40 << 20)
+
+
+def test_windows_have_to_fit_too(engine: Engine) -> None:
+    x, y, z = 48, 48, 32
+    needed = 100 * (4 * 4) ** 3 + 10 * x * y * z
+    windowed = engine.decode(latent(), decode="windowed", memory=x * y * z * 110)
+    assert "decode_strategy" not in windowed.meta
+    small = {"size": (x, y, z), "decode": "windowed", "window": (4, 4, 4)}
+    with pytest.raises(
+        MemoryBudgetError, match=r"in windows of 4 x 4 x 4 latent voxels needs 1\.1 MiB .* may take 1\.1"
+    ):
+        engine.generate(**small, memory=needed - 1)
+    assert engine.generate(**small, memory=needed).size == (x, y, z)
+    with pytest.raises(
+        MemoryBudgetError, match=r"in windows of 80 x 80 x 80 .* Ask for decode='exact'; or free memory"
+    ):
+        engine.decode(latent(), decode="windowed", memory=x * y * z * 110 - 1)
 
 
 def test_sampling_that_does_not_fit_is_refused(engine: Engine) -> None:
