@@ -193,8 +193,9 @@ class _Check:
     def _grid_problems(self, size: Size3, spacing: Float3) -> tuple[str | None, str | None]:
         if not self.any_grid:
             return self.manifest.size_problem(size), self.manifest.spacing_problem(spacing)
-        positive = all(step > 0 for step in spacing)
-        return vae_size_problem(size, self.manifest), None if positive else f"spacing: expected mm, found {spacing}"
+        found = " x ".join(f"{step:g}" for step in spacing)
+        problem = None if min(spacing) > 0 else f"spacing: expected millimetres above 0, found {found}"
+        return vae_size_problem(size, self.manifest), problem
 
     def _size(self) -> Size3 | None:
         value = self.request.size

@@ -95,6 +95,13 @@ def test_every_way_gives_the_same_volume(
         assert np.abs(volumes[way].array - whole).max() <= 1, way
 
 
+def test_a_latent_is_decoded_wherever_it_is(engine: Engine) -> None:
+    """Spacings that the plan does not generate are no matter to its VAE."""
+    assert engine.decode(latent(), spacing=(0.3, 0.3, 0.7)).spacing == pytest.approx((0.3, 0.3, 0.7))
+    with pytest.raises(RequestError, match=r"spacing: expected millimetres above 0, found 0\.3 x -0\.3 x 0\.7"):
+        engine.decode(latent(), spacing=(0.3, -0.3, 0.7))
+
+
 def test_memory_decides(engine: Engine, decoder: Routes) -> None:
     whole = engine.decode(latent())
     assert whole.meta["decode_strategy"]["name"] == "whole"
