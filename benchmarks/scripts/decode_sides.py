@@ -119,15 +119,14 @@ def saving(folder: Path, extent: int, threads: int | None) -> dict[str, Any]:
 
 
 def _enlarged(array: Any, extent: int) -> Any:
-    """Linear interpolation to extent^3 and 12 HU of noise inside the body; air stays -1000."""
+    """Linear interpolation to extent^3 and 12 HU of noise, in air too, where generated volumes have none."""
     import torch
     import torch.nn.functional as F
 
     small = torch.from_numpy(array.astype(np.float32))[None, None]
     large = F.interpolate(small, size=(extent,) * 3, mode="trilinear", align_corners=False)[0, 0]
     noise = torch.randn(large.shape, generator=torch.Generator().manual_seed(0)) * 12
-    large = torch.where(large > -950, large + noise, torch.full_like(large, -1000.0))
-    return np.asarray(large.clamp(-1000, 1000).round().short().numpy(), order="F")
+    return np.asarray((large + noise).clamp(-1000, 1000).round().short().numpy(), order="F")
 
 
 def _decoded(decoder: Any, latent: Any, route: Any) -> Any:

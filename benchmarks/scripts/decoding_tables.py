@@ -106,6 +106,18 @@ def planner(rows: Sequence[Row]) -> list[str]:
             row = next(row for row in found if tuple(row["image"]) == size and row["memory_gib"] == gib)
             cells.append(_plan(row))
         lines.append(f"| {gib} GiB | {' | '.join(cells)} |")
+    for name in ("in_place", "whole"):
+        needs = [
+            next(
+                way["peak_gib"]
+                for row in found
+                if tuple(row["image"]) == size
+                for way in row["ways"]
+                if way["way"] == name
+            )
+            for size in sizes
+        ]
+        lines.append(f"| needed by `{name}` | {' | '.join(f'{need:.1f} GiB' for need in needs)} |")
     return lines if found else []
 
 
