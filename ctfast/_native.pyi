@@ -126,7 +126,7 @@ class OpenVINOSession(Session):
 
     ``precision`` is "fp32" or "bf16"; DeviceError for bf16 on a processor without it. ``threads`` 0 means all that
     affinity and container quota allow. Inputs in ``drop`` stay zero and are compiled away. ``cache_dir`` keeps compiled
-    networks between processes. ``graph`` is the section of another graph over the network's weights (a program's stage).
+    networks between processes. ``graph`` is the section of another graph over the network's weights: a program's stage.
     Inputs and outputs in ``half_io`` are bfloat16 in memory; such a session runs in programs only.
     """
 

@@ -67,8 +67,9 @@ std::shared_ptr<Program> make_program(std::string input, std::int64_t channels, 
   return std::make_shared<Program>(std::move(input), channels, output, std::move(specs));
 }
 
-Extent3 output_size(const Program& program, const Extent3& size) {
-  return reversed(program.extents(reversed(size))[static_cast<std::size_t>(program.output())]);
+py::tuple output_size(const Program& program, const Extent3& size) {
+  const Extent3 extent = program.extents(reversed(size))[static_cast<std::size_t>(program.output())];
+  return py::make_tuple(extent[2], extent[1], extent[0]);
 }
 
 struct NamedStrategy : Strategy {

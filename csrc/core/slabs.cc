@@ -21,7 +21,7 @@ bool enlarges(const Stage& stage) {
 }
 
 // What a session holds while it runs: the input after normalisation and activation; for an enlarging stage the enlarged
-// input and its part within the slab; and the residual in the layout of the convolution's result.
+// input and its part within the slab; the convolution's result before the rest is done to it, and a residual beside it.
 std::int64_t workspace_bytes(const Program& program, const std::vector<Extent3>& extents, const Stage& stage,
                              std::int64_t rows, std::int64_t element_bytes) {
   const std::int64_t channels = program.tensors()[at(stage.input)].channels;
@@ -30,7 +30,7 @@ std::int64_t workspace_bytes(const Program& program, const std::vector<Extent3>&
     elements += voxels(extents[at(stage.input)], input_rows(stage, rows)) * channels;
   }
   if (enlarges(stage)) elements += voxels(extents[at(stage.output)], 2 * rows + 6) * channels;
-  if (stage.residual >= 0) elements += voxels(extents[at(stage.output)], rows) * stage.channels;
+  elements += voxels(extents[at(stage.output)], rows) * stage.channels * (stage.residual >= 0 ? 2 : 1);
   return elements * element_bytes;
 }
 
