@@ -11,8 +11,10 @@ import full_width
 import numpy as np
 import torch
 from decoder import Decoder, Float32, Size3
+from pipelines import COMPRESSION
 from real_latents import Case, embedded_vae, encoded
 
+from ctfast import _native
 from ctfast.decoding import WHOLE, Route
 from ctfast.networks import AutoencoderKL
 
@@ -124,20 +126,20 @@ def seams(
         if done.borders:
             found.append({**about(route), **_seam(done.image, whole, [(2, done.borders)])})
     for part in (overlap, 0.0):
-        places = [(axis, window_borders(size[axis], window[axis], part)) for axis in range(3)]
+        places = window_borders(size, window, part)
         image = decoder.windowed(latent, window, part).image
         found.append({"way": "windowed", "window": list(window), "overlap": part, **_seam(image, whole, places)})
     return found
 
 
-def window_borders(extent: int, window: int, overlap: float, compression: int = 4) -> list[int]:
-    """First voxels behind the places along an axis where a window begins or ends, as the official scripts lay them."""
-    window = min(window, extent)
-    step = max(1, int(window * (1 - overlap)))
-    count = 1 + max(0, math.ceil((extent - window) / step))
-    starts = {min(n * step, extent - window) for n in range(count)}
-    places = {place for start in starts for place in (start, start + window)}
-    return sorted(compression * place for place in places if 0 < place < extent)
+def window_borders(volume: Size3, window: Size3, overlap: float) -> list[tuple[int, list[int]]]:
+    """By axis the first voxels behind the places where a window begins or ends."""
+    starts, size = _native.window_starts(volume, window, overlap)
+    found = []
+    for axis, extent in enumerate(volume):
+        places = {place for start in starts for place in (start[axis], start[axis] + size[axis])}
+        found.append((axis, sorted(COMPRESSION * place for place in places if 0 < place < extent)))
+    return found
 
 
 def jump_ratio(image: Float32, places: Sequence[tuple[int, Sequence[int]]]) -> float:

@@ -108,9 +108,9 @@ def large_seams(options: argparse.Namespace) -> Iterator[Figures]:
 
     size = _three(options.seam_latent)
     decoder = Decoder(_home(options) / full_width.PLANS["bf16"], "bf16", options.threads)
-    window = (min(ROI, size[0] * 3 // 4), min(ROI, size[1] * 3 // 4), min(ROI, size[2] * 3 // 4))
+    window = (size[0] // 2, size[1] // 2, size[2] // 2)
     within = decode_checks.ways_within(decoder, size, [int(gib * GIB) for gib in options.seam_gib])
-    found = decode_checks.seams(decoder, full_width.noise(size).numpy(), within, window, OVERLAP)
+    found = decode_checks.seams(decoder, full_width.noise(size).numpy(), within, window, 0.4)
     yield {"weights": "random, full width", "case": "noise", "latent": list(size), "precision": "bf16", "ways": found}
 
 
