@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ def ours(path: Path, precision: str, threads: int, latent: Size3, memory: int | 
 
 
 def monai_windows(
-    state: Path, dtype: str, threads: int, latent: Size3, roi: int, overlap: float, count: int
-) -> dict[str, Any]:
-    """MONAI's sliding window: ``count`` of its equal windows timed, the blending of all, and their sum for all."""
+    state: Path, dtype: str, threads: int, latent: Size3, roi: int, overlaps: Sequence[float], count: int
+) -> list[dict[str, Any]]:
+    """MONAI's sliding window, by overlap: ``count`` of its equal windows timed, the blending of all, and the sum."""
     import full_width
     import torch
     from monai.inferers import SlidingWindowInferer
@@ -72,31 +73,39 @@ def monai_windows(
     autoencoder.load_state_dict(torch.load(state, weights_only=True), strict=True)
     network = torch.nn.Sequential(autoencoder.post_quant_conv, autoencoder.decoder).eval()
     window: Size3 = (min(roi, latent[0]), min(roi, latent[1]), min(roi, latent[2]))
-    inferer: Any = SlidingWindowInferer(window, sw_batch_size=1, overlap=overlap, mode="gaussian")
-    step = tuple(max(1, int(extent * (1 - overlap))) for extent in window)
-    windows = dense_patch_slices(latent, window, step)
+    places = {
+        overlap: dense_patch_slices(latent, window, [max(1, int(extent * (1 - overlap))) for extent in window])
+        for overlap in overlaps
+    }
     noise = full_width.noise(latent)[None]
     seconds: list[float] = []
+    blending: dict[float, float] = {}
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "autocast"):
         network(noise[:, :, :8, :8, :8])
-        for place in windows[:count]:
-            x, y, z = place
+        for x, y, z in max(places.values(), key=len)[:count]:
             part = noise[:, :, x, y, z]
             start = time.perf_counter()
             image = network(part).float()
             seconds.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        inferer(noise, lambda part: image)
-        blending = time.perf_counter() - start
-    whole = statistics.fmean(seconds) * len(windows) + blending
-    return {
-        "seconds": round(whole, 1),
-        "windows": len(windows),
-        "windows_timed": len(seconds),
-        "window_s": [round(value, 2) for value in seconds],
-        "blending_s": round(blending, 2),
-        "peak_rss_gib": round(_kib("VmHWM") / 2**20, 2),
-    }
+        for overlap in overlaps:
+            inferer: Any = SlidingWindowInferer(window, sw_batch_size=1, overlap=overlap, mode="gaussian")
+            start = time.perf_counter()
+            inferer(noise, lambda part: image)
+            blending[overlap] = time.perf_counter() - start
+    return [
+        {
+            "runs_in": dtype,
+            "roi": roi,
+            "overlap": overlap,
+            "seconds": round(statistics.fmean(seconds) * len(windows) + blending[overlap], 1),
+            "windows": len(windows),
+            "windows_timed": min(len(seconds), len(windows)),
+            "window_s": [round(value, 2) for value in seconds],
+            "blending_s": round(blending[overlap], 2),
+            "peak_rss_gib": round(_kib("VmHWM") / 2**20, 2),
+        }
+        for overlap, windows in places.items()
+    ]
 
 
 def saving(folder: Path, extent: int, threads: int | None) -> dict[str, Any]:

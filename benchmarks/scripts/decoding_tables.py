@@ -79,12 +79,15 @@ def memory(rows: Sequence[Row]) -> list[str]:
 
 def monai(rows: Sequence[Row]) -> list[str]:
     """Against MONAI's sliding window."""
-    found = _last(rows, "monai", lambda row: (*row["latent"], row["monai"]["runs_in"], row["monai"]["roi"]))
-    lines = ["| Volume | MONAI runs in | MONAI | ctfast | ctfast | of MONAI's time |", "|---|---|---|---|---|---|"]
+    found = _last(rows, "monai", lambda row: (*row["latent"], *(row["monai"][name] for name in ("runs_in", "overlap"))))
+    lines = [
+        "| Volume | MONAI runs in | Overlap | MONAI | ctfast | ctfast | of MONAI's time |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in found:
         theirs, volume = row["monai"], _by(4 * extent for extent in row["latent"])
         timed = "all" if theirs["windows_timed"] >= theirs["windows"] else str(theirs["windows_timed"])
-        cell = f"{theirs['seconds']:.0f} s ({theirs['windows']} windows, {timed} timed)"
+        cell = f"{theirs['overlap']} | {theirs['seconds']:.0f} s ({theirs['windows']} windows, {timed} timed)"
         name = {"autocast": "bf16 autocast"}.get(theirs["runs_in"], theirs["runs_in"])
         for label, ratio in row["ratio"].items():
             seconds = min(row["ours"][label]["seconds"])
