@@ -278,6 +278,18 @@ class Strategy:
     def slab_rows(self) -> int:
         """Rows of the output per call of the last stage; 0 for "whole"."""
 
+class Workspace:
+    """Memory of programs that is kept from one run to the next: its first use takes longer than later ones.
+
+    For one run at a time; a run keeps to its strategy's predicted peak, what is kept included.
+    """
+
+    def __init__(self) -> None: ...
+    @property
+    def kept_bytes(self) -> int: ...
+    def clear(self) -> None:
+        """Give it to the system."""
+
 def strategies(
     program: Program,
     size: _Size,
@@ -306,11 +318,12 @@ def run_program(
     threads: int = 0,
     scratch: str = "/tmp",
     stage: str = "decode",
+    workspace: Workspace | None = None,
     observer: _Observer = None,
 ) -> int:
     """Run a program on an input (z, y, x, channels); sink(first_row, rows) is given the output as it is finished.
 
-    ``open_stage`` makes the session of a stage, once per pass. The sink's rows (rows, y, x, channels) come in order and
+    ``open_stage`` gives the session of a stage, once per pass; its memory is released when the pass is over. The sink's rows (rows, y, x, channels) come in order and
     are valid during the call only. Spilled tensors go to ``scratch``. Returns the peak bytes of the walker's own
     memory: kept tensors, windows and results, not what the sessions hold.
     """

@@ -80,6 +80,8 @@ def _outline(job: Job, manifest: PlanManifest, sessions: Sessions, decoder: Rout
         check_table(manifest.memory, job.size, job.window is not None, budget)
     elif budget is not None and sampling > budget:
         raise MemoryBudgetError(_too_large_to_sample(job, sampling, budget))
+    if budget is not None and sampling + sessions.kept_bytes() > budget:
+        sessions.clear_workspaces()
     if job.window is not None:
         decoder.check_window(_latent_size(job), job.window, budget)
         window = decoder.window_bytes(_latent_size(job), job.window) or 0

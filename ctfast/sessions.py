@@ -51,6 +51,8 @@ class Sessions:
         self._cache_dir = cache_dir
         self._has_bf16 = bool(native.build_info()["cpu"]["bf16"])
         self._open: dict[tuple[str, bool], _native.OpenVINOSession] = {}
+        self._stages: dict[tuple[str, str], _native.OpenVINOSession] = {}
+        self._workspaces: dict[str, _native.Workspace] = {}
         self._held: dict[tuple[str, int], int] = {}
 
     def get(self, network: str, dropped: bool = False) -> _native.OpenVINOSession:
@@ -75,16 +77,19 @@ class Sessions:
         return self._open[key]
 
     def stage(self, network: str, stage: Stage, source: str, target: str) -> _native.OpenVINOSession:
-        """A new session of one stage of a network's program, which is not kept.
+        """The session of one stage of a network's program. It stays compiled, and holds no activations between runs.
 
         In bf16 the tensors between stages are bf16 in memory too; the program's ``source`` and ``target`` are fp32.
         """
+        key = (network, stage.name)
+        if key in self._stages:
+            return self._stages[key]
         half = []
         if self.precision(network) == "bf16":
             half += ["x"] if stage.reads != source else []
             half += ["residual"] if stage.adds is not None and stage.adds != source else []
             half += ["y"] if stage.writes != target else []
-        return self._native.OpenVINOSession(  # type: ignore[no-any-return]
+        self._stages[key] = self._native.OpenVINOSession(
             self._plan,
             network,
             self.precision(network),
@@ -94,6 +99,22 @@ class Sessions:
             graph=stage_section(network, stage.name),
             half_io=half,
         )
+        return self._stages[key]
+
+    def workspace(self, network: str) -> _native.Workspace:
+        """Memory for the program of a network, kept from one run to the next."""
+        if network not in self._workspaces:
+            self._workspaces[network] = self._native.Workspace()
+        return self._workspaces[network]
+
+    def kept_bytes(self) -> int:
+        """What the workspaces keep."""
+        return sum(workspace.kept_bytes for workspace in self._workspaces.values())
+
+    def clear_workspaces(self) -> None:
+        """Give what the workspaces keep to the system."""
+        for workspace in self._workspaces.values():
+            workspace.clear()
 
     def precision(self, network: str) -> str:
         """What a network computes in."""
@@ -118,14 +139,16 @@ class Sessions:
     def budget(self, memory: int | None, uses: Iterable[Use]) -> int | None:
         """Bytes that the activations of a request may take: ``memory``, or what is free once its networks are loaded.
 
-        What the networks hold from an earlier call of the same size counts as free, since they use it again. None
-        where nobody can tell.
+        What the networks hold from an earlier call of the same size counts as free, since they use it again, and so does
+        what their workspaces keep. None where nobody can tell.
         """
         free = free_bytes() if memory is None else None
         if free is None:
             return memory
         for use in uses:
             free += self._held.get((use.network, use.voxels), 0)
+            if use.network in self._workspaces:
+                free += self._workspaces[use.network].kept_bytes
             entry = self._manifest.networks.get(use.network)
             if (use.network, use.dropped) not in self._open and entry is not None and entry.footprint is not None:
                 free -= entry.footprint.loaded_bytes
@@ -133,12 +156,18 @@ class Sessions:
 
     def release(self, networks: Iterable[str] | None = None) -> bool:
         """Give up some networks, or all, with the memory they hold; whether there were any."""
-        names = {name for name, _ in self._open} if networks is None else set(networks)
-        released = [key for key in self._open if key[0] in names]
-        for key in released:
-            del self._open[key]
+        held = {name for name, _ in self._open} | {name for name, _ in self._stages} | set(self._workspaces)
+        names = held if networks is None else set(networks)
+        self.release_whole(names)
+        self._stages = {key: session for key, session in self._stages.items() if key[0] not in names}
+        self._workspaces = {name: workspace for name, workspace in self._workspaces.items() if name not in names}
+        return bool(names & held)
+
+    def release_whole(self, networks: Iterable[str]) -> None:
+        """Give up networks as a whole; their stages and workspaces stay."""
+        names = set(networks)
+        self._open = {key: session for key, session in self._open.items() if key[0] not in names}
         self._held = {key: held for key, held in self._held.items() if key[0] not in names}
-        return bool(released)
 
 
 def activation_bytes(manifest: PlanManifest, network: str, voxels: int, precision: str) -> int | None:

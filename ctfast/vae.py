@@ -42,6 +42,7 @@ class Vae:
 
     def decode(self, latent: NDArray[np.float32], job: Job, observer: Observer) -> NDArray[np.float32]:
         """The image (x, y, z) of a latent in the networks' units, in one call or in the job's windows."""
+        self._sessions.clear_workspaces()
         settings = self._manifest.latent
         image: NDArray[np.float32] = self._native.decode(
             self._sessions.get("vae_decoder"),
@@ -86,6 +87,7 @@ class Vae:
         """Mean and log-variance (channels, x, y, z) of the posterior of an image in the networks' units."""
         compression = self._manifest.latent.compression
         if route.strategy is None:
+            self._sessions.clear_workspaces()
             mean, log_variance = self._native.encode(self._sessions.get("vae_encoder"), image, compression, observer)
             self._sessions.note(Use("vae_encoder", image.size))
             return mean, log_variance
@@ -133,7 +135,7 @@ class Vae:
             raise PlanError(f"network '{network}' cannot be run in stages: the plan has no program of it")
         stages = {each.name: each for each in program.stages}
         # What the whole network holds from an earlier call counts as free.
-        self._sessions.release([network])
+        self._sessions.release_whole([network])
         self._native.run_program(
             routes.native_program,
             lambda name: self._sessions.stage(network, stages[name], program.input, program.output),
@@ -144,6 +146,7 @@ class Vae:
             threads=self._threads,
             scratch=scratch_folder(),
             stage=stage,
+            workspace=self._sessions.workspace(network),
             observer=observer,
         )
 

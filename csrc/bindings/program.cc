@@ -110,7 +110,7 @@ std::shared_ptr<Session> session_of(const py::object& object) {
 
 std::int64_t run(const Program& program, const py::function& open_stage, const py::object& input,
                  const NamedStrategy& strategy, const py::function& sink, std::int64_t element_bytes, int threads,
-                 std::string scratch, std::string stage_name, const py::object& observer) {
+                 std::string scratch, std::string stage_name, Arena* workspace, const py::object& observer) {
   const py::array given = contiguous(input, "input");
   const TensorView view = view_of(given, "input");
   const Observer watch = observer_of(observer);
@@ -126,8 +126,10 @@ std::int64_t run(const Program& program, const py::function& open_stage, const p
   };
   const WalkOptions options{element_bytes == 2 ? DType::bf16 : DType::f32, threads > 0 ? threads : available_threads(),
                             std::move(scratch), std::move(stage_name)};
+  Arena own;
   const py::gil_scoped_release unlocked;
-  return run_program(program, open, view, strategy, options, take, watch).peak_bytes;
+  return run_program(program, open, view, strategy, options, workspace == nullptr ? own : *workspace, take, watch)
+      .peak_bytes;
 }
 
 }  // namespace
@@ -150,13 +152,19 @@ void bind_program(py::module_& module) {
         return strategy.rows.empty() ? std::int64_t{0} : strategy.rows.back();
       });
 
+  py::class_<Arena>(module, "Workspace")
+      .def(py::init())
+      .def_property_readonly("kept_bytes", &Arena::kept_bytes)
+      .def("clear", &Arena::clear);
+
   const PlannerOptions defaults;
   module.def("strategies", &strategies, py::arg("program"), py::arg("size"), py::kw_only(), py::arg("element_bytes"),
              py::arg("budget"), py::arg("whole_bytes") = py::none(), py::arg("rate") = defaults.rate,
              py::arg("spill_rate") = defaults.spill_rate);
   module.def("run_program", &run, py::arg("program"), py::arg("open_stage"), py::arg("input"), py::arg("strategy"),
              py::kw_only(), py::arg("sink"), py::arg("element_bytes"), py::arg("threads") = 0,
-             py::arg("scratch") = "/tmp", py::arg("stage") = "decode", py::arg("observer") = py::none());
+             py::arg("scratch") = "/tmp", py::arg("stage") = "decode", py::arg("workspace") = nullptr,
+             py::arg("observer") = py::none());
 }
 
 }  // namespace ctfast::bindings

@@ -41,6 +41,10 @@ std::vector<Strategy> plan_strategies(const Program& program, const Extent3& siz
 std::int64_t peak_bytes(const Program& program, const std::vector<Extent3>& extents, const Schedule& schedule,
                         const std::vector<std::int64_t>& rows, std::int64_t element_bytes);
 
+// What the sessions of a pass hold while they run.
+std::int64_t workspace_bytes(const Program& program, const std::vector<Extent3>& extents, const Pass& pass,
+                             const std::vector<std::int64_t>& rows, std::int64_t element_bytes);
+
 // Bytes that one call of a stage reads, writes and holds in between when it computes `rows` rows of its output.
 std::int64_t call_bytes(const Program& program, const std::vector<Extent3>& extents, const Stage& stage,
                         std::int64_t rows, std::int64_t element_bytes);

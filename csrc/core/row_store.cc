@@ -108,19 +108,6 @@ class ScratchRows : public RowStore {
 
 }  // namespace
 
-// Mapped, so that the memory goes back to the system at once when it is released.
-Arena::Block::Block(Arena& arena, std::int64_t bytes) : arena_(&arena), bytes_(std::max<std::int64_t>(bytes, 1)) {
-  void* memory =
-      mmap(nullptr, static_cast<std::size_t>(bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) {
-    throw Error(ErrorKind::memory, "could not allocate " + std::to_string(bytes_) +
-                                       " bytes; ask for a smaller size or a smaller memory budget, or free memory");
-  }
-  data_ = static_cast<std::byte*>(memory);
-  arena_->live_ += bytes_;
-  arena_->peak_ = std::max(arena_->peak_, arena_->live_);
-}
-
 Arena::Block::Block(Block&& other) noexcept
     : arena_(std::exchange(other.arena_, nullptr)),
       data_(std::exchange(other.data_, nullptr)),
@@ -128,20 +115,74 @@ Arena::Block::Block(Block&& other) noexcept
 
 Arena::Block& Arena::Block::operator=(Block&& other) noexcept {
   if (this == &other) return *this;
-  release();
+  give_back();
   arena_ = std::exchange(other.arena_, nullptr);
   data_ = std::exchange(other.data_, nullptr);
   bytes_ = std::exchange(other.bytes_, 0);
   return *this;
 }
 
-Arena::Block::~Block() { release(); }
+Arena::Block::~Block() { give_back(); }
 
-void Arena::Block::release() noexcept {
+// To the arena, or, from the arena's own list, to the system.
+void Arena::Block::give_back() noexcept {
   if (data_ == nullptr) return;
-  munmap(data_, static_cast<std::size_t>(bytes_));
-  arena_->live_ -= bytes_;
-  data_ = nullptr;
+  if (arena_ == nullptr) {
+    munmap(data_, static_cast<std::size_t>(bytes_));
+    data_ = nullptr;
+    return;
+  }
+  Arena& arena = *std::exchange(arena_, nullptr);
+  arena.live_ -= bytes_;
+  arena.kept_bytes_ += bytes_;
+  arena.kept_.push_back(std::move(*this));
+  arena.keep_within(arena.limit_);
+}
+
+Arena::Block Arena::allocate(std::int64_t bytes) {
+  bytes = std::max<std::int64_t>(bytes, 1);
+  auto best = kept_.end();
+  for (auto block = kept_.begin(); block != kept_.end(); ++block) {
+    const bool serves = block->bytes_ >= bytes && block->bytes_ <= bytes + bytes / 8;
+    if (serves && (best == kept_.end() || block->bytes_ < best->bytes_)) best = block;
+  }
+  Block block;
+  if (best != kept_.end()) {
+    block = std::move(*best);
+    kept_.erase(best);
+    kept_bytes_ -= block.bytes_;
+  } else {
+    const std::int64_t limit = limit_;
+    keep_within(limit - bytes);
+    limit_ = limit;
+    // Mapped, so that the memory goes back to the system at once when the arena lets it go.
+    void* memory =
+        mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+      throw Error(ErrorKind::memory, "could not allocate " + std::to_string(bytes) +
+                                         " bytes; ask for a smaller size or a smaller memory budget, or free memory");
+    }
+    block.data_ = static_cast<std::byte*>(memory);
+    block.bytes_ = bytes;
+  }
+  block.arena_ = this;
+  live_ += block.bytes_;
+  peak_ = std::max(peak_, live_);
+  return block;
+}
+
+void Arena::keep_within(std::int64_t bytes) {
+  limit_ = bytes;
+  while (!kept_.empty() && live_ + kept_bytes_ > bytes) {
+    const auto largest = std::ranges::max_element(kept_, {}, &Block::bytes_);
+    kept_bytes_ -= largest->bytes_;
+    kept_.erase(largest);
+  }
+}
+
+void Arena::clear() {
+  kept_.clear();
+  kept_bytes_ = 0;
 }
 
 std::unique_ptr<RowStore> memory_rows(std::byte* first_row, std::int64_t width, std::int64_t stride) {

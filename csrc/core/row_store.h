@@ -5,16 +5,17 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace ctfast {
 
-// Counts what it hands out, and the most that was out at one time.
+// Hands out memory, counts it, and keeps what comes back for the next one who asks: a page's first use takes several
+// times as long as later ones. For one user at a time.
 class Arena {
  public:
   class Block {
    public:
     Block() = default;
-    Block(Arena& arena, std::int64_t bytes);
     Block(Block&& other) noexcept;
     Block& operator=(Block&& other) noexcept;
     Block(const Block&) = delete;
@@ -25,21 +26,37 @@ class Arena {
     std::int64_t bytes() const { return bytes_; }
 
    private:
-    void release() noexcept;
+    friend class Arena;
+    void give_back() noexcept;
 
     Arena* arena_ = nullptr;
     std::byte* data_ = nullptr;
     std::int64_t bytes_ = 0;
   };
 
-  // Memory aligned for vector loads, not initialised; given back to the system when the block goes. The arena must
-  // outlive it. Throws Error(memory).
-  Block allocate(std::int64_t bytes) { return {*this, bytes}; }
+  Arena() = default;
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  ~Arena() { clear(); }
 
-  std::int64_t live_bytes() const { return live_; }
-  std::int64_t peak_bytes() const { return peak_; }
+  // Memory aligned for vector loads, not initialised; its size is rounded up where a kept block serves. The arena must
+  // outlive it. Throws Error(memory).
+  Block allocate(std::int64_t bytes);
+
+  // Lets go of kept blocks, the largest first, until what is handed out and what is kept are within `bytes`; and keeps
+  // to that from now on. Handing out is not limited.
+  void keep_within(std::int64_t bytes);
+  // Gives all kept blocks to the system.
+  void clear();
+
+  std::int64_t kept_bytes() const { return kept_bytes_; }
+  std::int64_t peak_bytes() const { return peak_; }  // most that was handed out at one time since forget_peak()
+  void forget_peak() { peak_ = live_; }
 
  private:
+  std::vector<Block> kept_;
+  std::int64_t limit_ = 0;
+  std::int64_t kept_bytes_ = 0;
   std::int64_t live_ = 0;
   std::int64_t peak_ = 0;
 };

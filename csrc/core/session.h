@@ -32,6 +32,9 @@ class Session {
   // The same with the only output written to memory of the caller, of the right type and shape.
   virtual void run_into(const std::vector<NamedTensor>& inputs, const TensorView& output) = 0;
 
+  // Gives back what is held between runs, for a session that may be used again later. The next run is a little slower.
+  virtual void release_memory() {}
+
   // Held for a whole request by whoever may share the session with other threads. Recursive, because an observer may
   // use the session between two network calls of the request that it observes: no view is in use at that time.
   std::recursive_mutex& in_use() { return in_use_; }

@@ -22,7 +22,7 @@ bool enlarges(const Stage& stage) {
 
 // What a session holds while it runs: the input after normalisation and activation; for an enlarging stage the enlarged
 // input and its part within the slab; the convolution's result before the rest is done to it, and a residual beside it.
-std::int64_t workspace_bytes(const Program& program, const std::vector<Extent3>& extents, const Stage& stage,
+std::int64_t stage_workspace(const Program& program, const std::vector<Extent3>& extents, const Stage& stage,
                              std::int64_t rows, std::int64_t element_bytes) {
   const std::int64_t channels = program.tensors()[at(stage.input)].channels;
   std::int64_t elements = 0;
@@ -90,7 +90,7 @@ std::int64_t call_bytes(const Program& program, const std::vector<Extent3>& exte
                         std::int64_t rows, std::int64_t element_bytes) {
   return row_bytes(program, extents, stage.input, element_bytes) * input_rows(stage, rows) +
          row_bytes(program, extents, stage.output, element_bytes) * rows +
-         workspace_bytes(program, extents, stage, rows, element_bytes);
+         stage_workspace(program, extents, stage, rows, element_bytes);
 }
 
 std::vector<std::int64_t> slab_rows(const Program& program, const std::vector<Extent3>& extents,
@@ -120,6 +120,15 @@ std::vector<std::int64_t> slab_rows(const Program& program, const std::vector<Ex
   return rows;
 }
 
+std::int64_t workspace_bytes(const Program& program, const std::vector<Extent3>& extents, const Pass& pass,
+                             const std::vector<std::int64_t>& rows, std::int64_t element_bytes) {
+  std::int64_t total = 0;
+  for (const int stage : pass.stages) {
+    total += stage_workspace(program, extents, program.stages()[at(stage)], rows[at(stage)], element_bytes);
+  }
+  return total;
+}
+
 std::int64_t peak_bytes(const Program& program, const std::vector<Extent3>& extents, const Schedule& schedule,
                         const std::vector<std::int64_t>& rows, std::int64_t element_bytes) {
   std::int64_t peak = 0;
@@ -135,9 +144,7 @@ std::int64_t peak_bytes(const Program& program, const std::vector<Extent3>& exte
       if (!schedule.places[at(tensor)].direct)
         bytes += rows[at(stage)] * row_bytes(program, extents, tensor, element_bytes);
     }
-    for (const int stage : pass.stages) {
-      bytes += workspace_bytes(program, extents, program.stages()[at(stage)], rows[at(stage)], element_bytes);
-    }
+    bytes += workspace_bytes(program, extents, pass, rows, element_bytes);
     peak = std::max(peak, bytes);
   }
   return peak;

@@ -41,11 +41,12 @@ struct Running {
 class Walker {
  public:
   Walker(const Program& program, const OpenStage& open_stage, const TensorView& input, const Strategy& strategy,
-         const WalkOptions& options, const RowSink& sink, const Observer& observer)
+         const WalkOptions& options, Arena& arena, const RowSink& sink, const Observer& observer)
       : program_(program),
         open_stage_(open_stage),
         strategy_(strategy),
         options_(options),
+        arena_(arena),
         sink_(sink),
         observer_(observer),
         extents_(program.extents(checked(program, input))),
@@ -63,6 +64,7 @@ class Walker {
 
   WalkResult run() {
     report(observer_, {options_.stage, 0, total_calls_});
+    arena_.forget_peak();
     for (int pass = 0; pass < static_cast<int>(schedule_.passes.size()); ++pass) {
       run_pass(pass);
       end_pass(pass);
@@ -122,6 +124,9 @@ class Walker {
 
   void run_pass(int number) {
     pass_ = &schedule_.passes[at(number)];
+    const auto element_bytes = static_cast<std::int64_t>(size_of(options_.element));
+    arena_.keep_within(strategy_.peak_bytes -
+                       workspace_bytes(program_, extents_, *pass_, strategy_.rows, element_bytes));
     open_slots(number);
     for (const int stage : pass_->stages) open_stage(stage);
     for (const int stage : pass_->stages) connect(stage);
@@ -226,6 +231,7 @@ class Walker {
   }
 
   void end_pass(int number) {
+    for (const auto& [stage, running] : running_) running.session->release_memory();
     running_.clear();
     shared_.clear();
     windows_.clear();
@@ -360,6 +366,7 @@ class Walker {
   const OpenStage& open_stage_;
   const Strategy& strategy_;
   const WalkOptions& options_;
+  Arena& arena_;
   const RowSink& sink_;
   const Observer& observer_;
   std::vector<Extent3> extents_;
@@ -367,7 +374,6 @@ class Walker {
   std::int64_t total_calls_ = 0;
   std::int64_t calls_ = 0;
 
-  Arena arena_;  // outlives all memory below
   std::vector<Arena::Block> slots_;
   std::vector<std::unique_ptr<RowStore>> stores_;  // of each tensor that is kept now
   std::vector<std::optional<ChannelSums>> sums_;
@@ -384,9 +390,9 @@ class Walker {
 }  // namespace
 
 WalkResult run_program(const Program& program, const OpenStage& open_stage, const TensorView& input,
-                       const Strategy& strategy, const WalkOptions& options, const RowSink& sink,
+                       const Strategy& strategy, const WalkOptions& options, Arena& arena, const RowSink& sink,
                        const Observer& observer) {
-  return Walker(program, open_stage, input, strategy, options, sink, observer).run();
+  return Walker(program, open_stage, input, strategy, options, arena, sink, observer).run();
 }
 
 }  // namespace ctfast

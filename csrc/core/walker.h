@@ -7,13 +7,15 @@
 
 #include "planner.h"
 #include "progress.h"
+#include "row_store.h"
 #include "session.h"
 #include "tensor.h"
 
 namespace ctfast {
 
-// The session of a stage. Asked for once per pass and released when the pass is over. Inputs: "x"; "scale" and "shift"
-// where the stage has a norm, "mask" where it has one, "residual" where it adds a tensor. One output, "y".
+// The session of a stage. Asked for once per pass; what it holds is released when the pass is over. Inputs: "x";
+// "scale" and "shift" where the stage has a norm, "mask" where it has one, "residual" where it adds a tensor. One
+// output, "y".
 using OpenStage = std::function<std::shared_ptr<Session>(const Stage&)>;
 
 // Takes finished rows of the output, in order: float32 [rows, y, x, channels], valid during the call.
@@ -33,8 +35,10 @@ struct WalkResult {
 // input: float32 [rows, y, x, channels]. Reports progress in session calls. Throws Error(request) for an input that
 // does not fit the program, Error(plan) for a stage that does not do what the program says, Error(memory),
 // Error(cancelled), and what sessions and sink throw; nothing is left behind then.
+//
+// Memory comes from the arena, which keeps it for the next run: never more than the strategy's predicted peak in all.
 WalkResult run_program(const Program& program, const OpenStage& open_stage, const TensorView& input,
-                       const Strategy& strategy, const WalkOptions& options, const RowSink& sink,
+                       const Strategy& strategy, const WalkOptions& options, Arena& arena, const RowSink& sink,
                        const Observer& observer);
 
 }  // namespace ctfast

@@ -278,6 +278,12 @@ void OpenVINOSession::run_into(const std::vector<NamedTensor>& inputs, const Ten
   });
 }
 
+void OpenVINOSession::release_memory() {
+  translated("releasing network '" + impl_->name + "'", [&] {
+    for (Compiled& network : impl_->compiled) network.model.release_memory();
+  });
+}
+
 Precision OpenVINOSession::precision() const {
   if (impl_->compiled.empty()) return impl_->options.precision;
   const ov::element::Type type = impl_->compiled.front().model.get_property(ov::hint::inference_precision);

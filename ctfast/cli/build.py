@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..errors import RequestError
 from .common import ProgressBar, command_parser, emit
+from .extras import import_extra
+from .weights import WEIGHTS_HELP, given_weights
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,8 +31,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="PATH",
         action="append",
         required=True,
-        help="folder with the official files; or, several times, ROLE=FILE for the roles autoencoder, denoiser, "
-        "controlnet, mask_autoencoder and mask_denoiser",
+        help=WEIGHTS_HELP,
     )
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the plan to write")
     parser.add_argument("--backend", default="openvino", help="openvino (the default)")
@@ -52,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    exporter = _exporter()
+    exporter = import_extra("ctfast.export.build", "building plans", "export")
     start = time.perf_counter()
     request = {
         "backend": args.backend,
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         "weights_dtype": args.weights_dtype,
         "command": _command(args),
     }
-    weights = _weights(args.weights)
+    weights = given_weights("--weights", args.weights)
     with ProgressBar(args) as progress:
         if args.dry_run:
             job = exporter.prepare(args.model, weights, args.output, **request)
@@ -73,29 +72,6 @@ def run(args: argparse.Namespace) -> int:
         path = exporter.build(args.model, weights, args.output, observer=progress, **request)
     _emit_plan(args, path, time.perf_counter() - start)
     return 0
-
-
-def _exporter() -> Any:
-    """The part that needs more than the runtime does; RequestError says what to install."""
-    try:
-        return import_module("ctfast.export.build")
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "ctfast":
-            raise
-        raise RequestError(
-            f"building plans needs '{error.name}', which is not installed: pip install 'ctfast[export]'"
-        ) from error
-
-
-def _weights(given: list[str]) -> str | dict[str, str]:
-    """One folder, or files by role."""
-    if len(given) == 1 and (Path(given[0]).exists() or "=" not in given[0]):
-        return given[0]
-    pairs = [entry.partition("=") for entry in given]
-    wrong = [entry for entry, (_, sign, path) in zip(given, pairs, strict=True) if not sign or not path]
-    if wrong:
-        raise RequestError(f"--weights: expected one folder, or ROLE=FILE each time, found {', '.join(wrong)}")
-    return {role: path for role, _, path in pairs}
 
 
 def _command(args: argparse.Namespace) -> str:

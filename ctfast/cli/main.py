@@ -21,7 +21,7 @@ COMMANDS = {
     "generate": "generate CT or MR volumes",
     "build": "make a plan from checkpoints",
     "info": "show what a plan holds",
-    "verify": "check a plan's checksums",
+    "verify": "check a plan, or compare it with its checkpoints",
     "encode": "turn an image into a latent",
     "decode": "turn a latent into an image",
     "evaluate": "compare generated volumes with real ones",

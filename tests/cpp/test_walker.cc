@@ -33,8 +33,9 @@ struct Run {
 };
 
 Run run(const Program& program, const Extent3& size, std::vector<float>& input, const Strategy& strategy,
-        const ctfast::Observer& observer = {}) {
+        const ctfast::Observer& observer = {}, ctfast::Arena* arena = nullptr) {
   Run result;
+  ctfast::Arena own;
   const Extent3 extent = program.extents(size).back();
   result.image.resize(static_cast<std::size_t>(extent[0] * extent[1] * extent[2]));
   std::int64_t next = 0;
@@ -51,7 +52,8 @@ Run run(const Program& program, const Extent3& size, std::vector<float>& input, 
   options.threads = 2;
   options.scratch = std::filesystem::temp_directory_path().string();
   const TensorView view{ctfast::DType::f32, {size[0], size[1], size[2], 3}, input.data()};
-  result.peak_bytes = run_program(program, open, view, strategy, options, sink, observer).peak_bytes;
+  result.peak_bytes =
+      run_program(program, open, view, strategy, options, arena == nullptr ? own : *arena, sink, observer).peak_bytes;
   CHECK(next == extent[0]);
   return result;
 }
@@ -174,6 +176,7 @@ void causal_in_one_pass() {
     strategy.rows = {rows, rows + rows % 2, rows};
     int sessions = 0;
     std::vector<float> image(9);
+    ctfast::Arena arena;
     const ctfast::OpenStage open = [&](const Stage& stage) {
       ++sessions;
       return std::make_shared<Causal>(stage);
@@ -181,7 +184,7 @@ void causal_in_one_pass() {
     const ctfast::RowSink sink = [&](std::int64_t at, const TensorView& slab) {
       std::ranges::copy(slab.f32(), image.begin() + at);
     };
-    run_program(program, open, {ctfast::DType::f32, {5, 1, 1, 3}, input.data()}, strategy, {}, sink, {});
+    run_program(program, open, {ctfast::DType::f32, {5, 1, 1, 3}, input.data()}, strategy, {}, arena, sink, {});
     for (std::int64_t r = 0; r < 9; ++r) {
       const float expected = row(enlarged, r - 2) + 2.0F * row(enlarged, r - 1) + 3.0F * row(enlarged, r);
       CHECK_NEAR(static_cast<double>(image[static_cast<std::size_t>(r)]), static_cast<double>(expected), 1e-4);
@@ -210,15 +213,63 @@ void cancelling_and_refusals() {
   Strategy whole;
   whole.name = "whole";
   CHECK_THROWS(ErrorKind::request, "'whole'", run(program, size, input, whole));
+  ctfast::Arena arena;
   const TensorView wrong{ctfast::DType::f32, {4, 1, 1, 2}, input.data()};
-  CHECK_THROWS(ErrorKind::request, "(z, y, x, 3)", run_program(program, {}, wrong, strategy, {}, {}, {}));
+  CHECK_THROWS(ErrorKind::request, "(z, y, x, 3)", run_program(program, {}, wrong, strategy, {}, arena, {}, {}));
   Strategy spilled = strategy_of(program, size, std::vector<Keep>(program.tensors().size(), Keep::spill), 1);
   ctfast::WalkOptions nowhere;
   nowhere.scratch = "/nonexistent";
   const ctfast::OpenStage open = [](const Stage& stage) { return std::make_shared<toy::StageSession>(stage); };
   const TensorView view{ctfast::DType::f32, {4, 1, 1, 3}, input.data()};
   CHECK_THROWS(ErrorKind::memory, "/nonexistent",
-               run_program(program, open, view, spilled, nowhere, [](std::int64_t, const TensorView&) {}, {}));
+               run_program(program, open, view, spilled, nowhere, arena, [](std::int64_t, const TensorView&) {}, {}));
+}
+
+// A second run finds the first one's memory, and a smaller one lets go of what it may not keep.
+void memory_is_kept_between_runs() {
+  const Program program = toy::decoder();
+  const Extent3 size{8, 2, 3};
+  std::vector<float> input = latent(size);
+  const Strategy strategy =
+      strategy_of(program, size, std::vector<Keep>(program.tensors().size(), Keep::memory), 1 << 10);
+  ctfast::Arena arena;
+  const Run first = run(program, size, input, strategy, {}, &arena);
+  const std::int64_t kept = arena.kept_bytes();
+  CHECK(kept > 0 && kept <= strategy.peak_bytes);
+  const Run second = run(program, size, input, strategy, {}, &arena);
+  CHECK(second.image == first.image && second.peak_bytes <= strategy.peak_bytes);
+  CHECK(arena.kept_bytes() <= strategy.peak_bytes);
+  const Extent3 small{2, 1, 1};
+  std::vector<float> other = latent(small);
+  const Strategy less = strategy_of(program, small, std::vector<Keep>(program.tensors().size(), Keep::memory), 1 << 10);
+  run(program, small, other, less, {}, &arena);
+  CHECK(arena.kept_bytes() <= less.peak_bytes);
+  arena.clear();
+  CHECK(arena.kept_bytes() == 0);
+}
+
+void an_arena_reuses_what_fits() {
+  ctfast::Arena arena;
+  arena.keep_within(3000);
+  const std::byte* where = nullptr;
+  {
+    const ctfast::Arena::Block block = arena.allocate(1000);
+    where = block.data();
+  }
+  CHECK(arena.kept_bytes() == 1000);
+  {
+    const ctfast::Arena::Block same = arena.allocate(950);
+    CHECK(same.data() == where && same.bytes() == 1000);
+    const ctfast::Arena::Block other = arena.allocate(500);
+    CHECK(other.bytes() == 500 && arena.kept_bytes() == 0);
+  }
+  CHECK(arena.kept_bytes() == 1500 && arena.peak_bytes() == 1500);
+  {
+    const ctfast::Arena::Block large = arena.allocate(2000);
+  }
+  CHECK(arena.kept_bytes() == 2500);  // room was made by letting the larger of the two go
+  arena.keep_within(100);
+  CHECK(arena.kept_bytes() == 0);
 }
 
 // Against the textbook, with a mean much larger than the deviation; bfloat16 values are exact in float32.
@@ -271,6 +322,8 @@ int main() {
   check::test("slabs do not matter", slabs_do_not_matter);
   check::test("a causal network runs in one pass", causal_in_one_pass);
   check::test("cancelling and refusals", cancelling_and_refusals);
+  check::test("memory is kept between runs", memory_is_kept_between_runs);
+  check::test("an arena reuses what fits", an_arena_reuses_what_fits);
   check::test("statistics", statistics);
   return check::finish();
 }
