@@ -29,7 +29,8 @@ def add_parser(subparsers: Any) -> None:
     group.add_argument(
         "--description",
         metavar="MODEL",
-        help="what the plan was built from: a published variant, or a JSON or YAML description (default: the plan's variant)",
+        help="what the plan was built from: a published variant, or a JSON or YAML description (default: the plan's own "
+        "variant)",
     )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of the random input (default: 0)")
     group.add_argument("--threads", type=int, default=0, metavar="N", help="default: all that this process may use")
@@ -74,7 +75,9 @@ def _compared(args: argparse.Namespace, path: Path, progress: ProgressBar) -> An
     """One NetworkCheck for each network that there are weights for."""
     tools = import_extra("ctfast.export.verify", "comparing a plan with checkpoints", "export")
     weights = given_weights("--against", args.against)
-    return tools.verify_against(path, weights, args.description, seed=args.seed, threads=args.threads, observer=progress)
+    return tools.verify_against(
+        path, weights, args.description, seed=args.seed, threads=args.threads, observer=progress
+    )
 
 
 def _told(check: Any) -> dict[str, Any]:

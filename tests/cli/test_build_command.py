@@ -15,6 +15,7 @@ pytest.importorskip("onnxscript")
 from support import tiny_models  # noqa: E402
 
 from ctfast.cli import build as command  # noqa: E402
+from ctfast.cli import extras  # noqa: E402
 from ctfast.cli.main import build_parser, main  # noqa: E402
 
 
@@ -107,6 +108,6 @@ def test_missing_packages_are_named(
     def absent(name: str) -> Any:
         raise ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
 
-    monkeypatch.setattr(command, "import_module", absent)
+    monkeypatch.setattr(extras, "import_module", absent)
     assert main(words(checkpoints)) == 2
     assert "needs 'onnxscript', which is not installed: pip install 'ctfast[export]'" in capsys.readouterr().err
