@@ -1,9 +1,9 @@
 """Prediction of a generation's peak memory, for the plan's table.
 
 A network's tensors at a given size are known from its graph: walk the operations in order, add each result, drop each
-tensor after its last reader, let element-wise operations work in place. OpenVINO needs more than that, since it reorders
-tensors between memory layouts: up to 1.39 times on the official denoiser (bf16 and fp32, four sizes), 1.22 times on the
-decoder (bf16, 64^3 latent) and 1.1 times on the encoder.
+tensor after its last reader, let element-wise operations work in place. OpenVINO needs more than that, since it
+reorders tensors between memory layouts: up to 1.39 times on the official denoiser (bf16 and fp32, four sizes), 1.22
+times on the decoder (bf16, 64^3 latent) and 1.1 times on the encoder.
 """
 
 from __future__ import annotations

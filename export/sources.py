@@ -149,7 +149,12 @@ def _described(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Vari
     base = description.pop("base") if "base" in description else description.pop("variant", None)
     if not isinstance(base, str):
         raise RequestError(f"the description has no variant to start from; expected one of {', '.join(VARIANTS)}")
-    entry = variant(base)
+    entry, own = variant(base), description.get("variant")
+    if own in VARIANTS and own != base:
+        raise RequestError(
+            f"the description's base is {base} and its variant {own}, which is a published model of its own; give "
+            "variant another name, or make it the base"
+        )
     shapes = description.pop("networks", None)
     networks = entry.networks if shapes is None else NetworkSet.from_dict(shapes)
     return entry, networks, description

@@ -29,8 +29,8 @@ def add_parser(subparsers: Any) -> None:
     group.add_argument(
         "--description",
         metavar="MODEL",
-        help="what the plan was built from: a published variant, or a JSON or YAML description (default: the plan's own "
-        "variant)",
+        help="what the plan was built from: a published variant, or a JSON or YAML description (default: the plan's "
+        "own variant)",
     )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of the random input (default: 0)")
     group.add_argument("--threads", type=int, default=0, metavar="N", help="default: all that this process may use")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Commands that need weights or scans to run: for these the options are checked.
-PARSED_ONLY = ("build", "train", "data prepare")
+PARSED_ONLY = ("build", "verify maisi_v2.plan", "train", "data prepare")
 SIZES: dict[str, Any] = {
     "default": [96, 96, 64],
     "rule": {"legal": [[96, 96, 64]], "xy": [], "z": [], "multiple": 32},

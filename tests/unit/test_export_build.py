@@ -204,6 +204,16 @@ def test_the_manifest_tells_where_weights_and_build_come_from(
     assert manifest["licence"]["class"] == "open-model"
 
 
+def test_a_model_of_ones_own_has_the_base_s_ways_and_its_own_name(files: dict[str, Path]) -> None:
+    source = tiny_models.description() | {"base": "rflow-ct", "variant": "headneck", "name": "mine"}
+    manifest = describe.described(resolve(source, files), None)
+    assert (manifest["family"], manifest["variant"], manifest["name"]) == ("maisi-v2", "headneck", "mine")
+    base = describe.described(resolve("rflow-ct", files), None)
+    assert {key: manifest[key] for key in ("modality", "intensity", "schedule", "licence")} == {
+        key: base[key] for key in ("modality", "intensity", "schedule", "licence")
+    }
+
+
 def pooled() -> tuple[Graph, ov.Model]:
     """(1, 2, n, n, n) through a convolution to 8 channels, SiLU and a sum over channels."""
     latent = op.parameter([-1, 2, -1, -1, -1], np.float32)

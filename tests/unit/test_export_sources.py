@@ -81,6 +81,7 @@ def test_networks_can_be_left_out(files: dict[str, Path]) -> None:
         ("rflow-xr", {}, None, r"'rflow-xr' is neither a variant nor a description: expected one of rflow-ct"),
         ({"networks": {}}, {}, None, "no variant to start from"),
         ({"base": "headneck"}, {}, None, "unknown variant 'headneck'"),
+        ({"base": "rflow-ct", "variant": "rflow-mr"}, {}, None, "base is rflow-ct and its variant rflow-mr, which is"),
         ({"base": "rflow-ct", "networks": {"unet": {}}}, {}, None, "unknown network 'unet'"),
         ("rflow-mr", {}, ["autoencoder", "denoiser", "controlnet"], "rflow-mr has no network controlnet"),
         ("rflow-ct", {}, ["autoencoder"], "needs autoencoder and denoiser, and denoiser was left out"),
