@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .backends import AUTO, checked_device
 from .engine import Engine
 from .errors import RequestError
 from .io.latent import LatentFile
-from .locate import checked_device, plan_path
+from .locate import plan_path
 from .manifest import Float3
 from .observer import Cancel, Progress
 from .request import Request
@@ -68,7 +69,7 @@ def generate(
         guidance: Scale from 0 (none) on: away from "no modality", or with a mask away from "no tumour".
         decode: "exact" gives what decoding the whole volume at once gives, in whatever way fits into ``memory``;
             "windowed" decodes overlapping windows with intensities truncated to integers, as the official scripts do.
-        device: "auto" or "cpu".
+        device: "auto", "cpu", or with torch "cuda" or "cuda:N".
         progress: Called as progress(stage, done, total) between network calls; returning False cancels.
         cancel: Function or threading.Event that says whether to stop.
         sample: Number of the volume in a set that shares one seed: other numbers give other volumes.
@@ -118,21 +119,24 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    backend: str = AUTO,
 ) -> Engine:
     """Open a plan for repeated use.
 
     Args:
         plan: Path of a plan, name of an embedded one, or None for the embedded default.
-        device: "auto" or "cpu".
+        device: "auto", "cpu", or with torch "cuda" or "cuda:N".
         precision: "bf16", "fp32", or None for the plan's own where the processor has it, else fp32.
         threads: Number of threads; None for all that affinity and container allow.
         cache_dir: Folder in which compiled networks are kept between processes; None for none.
+        backend: What runs the networks: "openvino", "torch" (which needs ``ctfast[torch]``), or "auto" for the fastest
+            that can be used.
 
     Raises:
         PlanError: The plan is missing or damaged.
-        DeviceError: The device, or bf16 on it, is not available.
+        DeviceError: The backend, the device, or bf16 on it, is not available.
     """
-    return Engine(plan, device=device, precision=precision, threads=threads, cache_dir=cache_dir)
+    return Engine(plan, device=device, precision=precision, threads=threads, cache_dir=cache_dir, backend=backend)
 
 
 def encode(
@@ -239,7 +243,7 @@ def _engine(engine: EngineLike, device: str) -> Engine:
     """The engine to use. The one loaded last is kept, so that calls in a row with the same plan load it once."""
     global _latest
     if isinstance(engine, Engine):
-        if checked_device(device) != engine.device:
+        if checked_device(device) not in (AUTO, engine.device):
             raise RequestError(f"the engine is loaded on '{engine.device}'; expected device 'auto', found '{device}'")
         return engine
     path = plan_path(engine).resolve()

@@ -69,10 +69,14 @@ class Route:
 class Routes:
     """The ways to run one network of a plan, in one precision."""
 
-    def __init__(self, native: Any, plan: Plan, network: str, precision: str) -> None:
-        """PlanError if the network's program does not fit together."""
+    def __init__(self, native: Any, plan: Plan, network: str, precision: str, element_bytes: int | None = None) -> None:
+        """``element_bytes`` of a tensor between two stages: 2 or 4; None: the precision's own.
+
+        PlanError if the network's program does not fit together.
+        """
         self.network = network
         self.precision = precision
+        self.element_bytes = ELEMENT_BYTES[precision] if element_bytes is None else element_bytes
         self._native = native
         self._manifest = plan.manifest
         entry = plan.manifest.networks.get(network)
@@ -80,11 +84,6 @@ class Routes:
         self.native_program: _native.Program | None = None
         if self.program is not None:
             self.native_program = _native_program(native, plan, network, self.program)
-
-    @property
-    def element_bytes(self) -> int:
-        """Of a tensor between two stages."""
-        return ELEMENT_BYTES[self.precision]
 
     def output_size(self, size: Size3) -> Size3:
         """Extents of the output for an input of ``size``, by the plan's compression."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._version import __version__
+from .backends import AUTO, checked_backend, checked_device
 from .budget import outline_decoding, outline_generation, route_of, sampling_uses
 from .decoding import Route
 from .errors import RequestError
@@ -26,7 +27,7 @@ from .io.geometry import checked_affine, spacing_of
 from .io.intensities import intensities_of
 from .io.latent import LatentFile
 from .io.volume_files import VolumeFiles
-from .locate import checked_device, plan_path
+from .locate import plan_path
 from .manifest import Float3, PlanManifest
 from .memory import bytes_of
 from .observer import Cancel, Observer, Progress, observer_of, report
@@ -70,13 +71,14 @@ class Engine:
     def __init__(
         self,
         plan: str | os.PathLike[str] | None = None,
-        device: str = "auto",
+        device: str = AUTO,
         precision: str | None = None,
         threads: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        backend: str = AUTO,
     ) -> None:
         """Open a plan; see ``ctfast.load``."""
-        self.device = checked_device(device)
+        asked = checked_device(device)
         if precision is not None and precision not in PRECISIONS:
             raise RequestError(f"precision: expected one of {', '.join(PRECISIONS)} or None, found {precision!r}")
         if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
@@ -96,12 +98,16 @@ class Engine:
             precision,
             self._threads,
             "" if cache_dir is None else os.fspath(cache_dir),
+            checked_backend(backend),
+            asked,
         )
+        self.backend = self._sessions.backend.name
+        self.device = self._sessions.backend.device
         self._vae = Vae(self._native, opened, self._sessions, self._threads)
         self._turn = threading.RLock()
 
     def __repr__(self) -> str:
-        return f"<ctfast.Engine {self.manifest.name} ({self.manifest.variant}) on {self.device}>"
+        return f"<ctfast.Engine {self.manifest.name} ({self.manifest.variant}), {self.backend} on {self.device}>"
 
     def generate(self, *, progress: Progress | None = None, cancel: Cancel | None = None, **request: Any) -> Volume:
         """Generate one volume; the arguments are those of ``ctfast.generate`` except ``engine`` and ``device``."""
@@ -323,10 +329,9 @@ class Engine:
             if progress is not None:
                 progress("finish", 1, 1)
             run = about_run(
-                self.device,
+                self._sessions.backend,
                 self._sessions.precisions(computed.uses),
                 self._threads or self._info["threads"],
-                self._info["openvino"],
                 computed.timings,
             )
             volume = Volume(array, job.affine, labels, {**computed.about, **run})

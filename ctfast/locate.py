@@ -1,11 +1,11 @@
-"""Where plans are, and which devices this build runs them on."""
+"""Where plans are."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from .errors import DeviceError, PlanError, RequestError
+from .errors import PlanError, RequestError
 
 DEFAULT_PLAN = "headneck"
 PLANS = Path(__file__).parent / "plans"
@@ -40,12 +40,3 @@ def plan_path(plan: str | os.PathLike[str] | None) -> Path:
         f"there is no plan '{path}'; give the path of a plan file or the name of an embedded one ({names}), or make "
         "one with 'ctfast build'"
     )
-
-
-def checked_device(device: object) -> str:
-    """The device to run on; DeviceError for what this build cannot use, RequestError for what is no device."""
-    if device in ("auto", "cpu"):
-        return "cpu"
-    if isinstance(device, str) and device.split(":")[0] in ("cuda", "gpu"):
-        raise DeviceError(f"device '{device}' is not available: this build of ctfast runs plans on the CPU. Use 'cpu'")
-    raise RequestError(f"device: expected 'auto' or 'cpu', found {device!r}")

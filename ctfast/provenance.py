@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .backends import Backend
 from .decoding import Route
 from .manifest import PlanManifest
 from .request import Job
@@ -74,14 +75,15 @@ def about_request(job: Job, manifest: PlanManifest) -> dict[str, Any]:
 
 
 def about_run(
-    device: str, precision: Mapping[str, str], threads: int, openvino: str, timings: Mapping[str, float]
+    backend: Backend, precision: Mapping[str, str], threads: int, timings: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Device, versions and seconds per stage."""
+    """Backend, device, versions and seconds per stage."""
     seconds = {stage: round(value, 4) for stage, value in timings.items()}
     return {
-        "device": device,
+        "backend": backend.name,
+        "device": backend.device,
         "precision": dict(precision),
         "threads": threads,
         "timings": {**seconds, "total": round(sum(timings.values()), 4)},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "openvino": openvino},
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, **backend.versions},
     }

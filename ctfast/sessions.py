@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .backends import AUTO, Backend, Source, open_backend
 from .errors import PlanError
 from .manifest import PlanManifest
-from .manifest_program import Size3, Stage, stage_section
+from .manifest_program import Size3, Stage
 from .memory import free_bytes
 
 if TYPE_CHECKING:
@@ -41,21 +42,20 @@ class Sessions:
         precision: str | None,
         threads: int,
         cache_dir: str,
+        backend: str = AUTO,
+        device: str = AUTO,
     ) -> None:
-        """``precision`` None: the plan's own, or fp32 on a processor without bf16. ``threads`` 0: all."""
+        """The arguments are those of ``Source`` and ``open_backend``, and so are the errors."""
         self._native = native
-        self._plan = plan
         self._manifest = manifest
-        self._precision = precision
-        self._threads = threads
-        self._cache_dir = cache_dir
-        self._has_bf16 = bool(native.build_info()["cpu"]["bf16"])
-        self._open: dict[tuple[str, bool], _native.OpenVINOSession] = {}
-        self._stages: dict[tuple[str, str], _native.OpenVINOSession] = {}
+        source = Source(plan, manifest, device, precision, threads, cache_dir)
+        self.backend: Backend = open_backend(backend, source)
+        self._open: dict[tuple[str, bool], _native.Session] = {}
+        self._stages: dict[tuple[str, str], _native.Session] = {}
         self._workspaces: dict[str, _native.Workspace] = {}
         self._held: dict[tuple[str, int], int] = {}
 
-    def get(self, network: str, dropped: bool = False) -> _native.OpenVINOSession:
+    def get(self, network: str, dropped: bool = False) -> _native.Session:
         """A network's session. ``dropped``: without the inputs that an absent mask leaves zero."""
         key = (network, dropped)
         if key not in self._open:
@@ -66,17 +66,10 @@ class Sessions:
                     f"plan '{self._manifest.name}' has no network '{network}', which this request needs; it has: "
                     f"{names}. Build one that has it with: ctfast build"
                 )
-            self._open[key] = self._native.OpenVINOSession(
-                self._plan,
-                network,
-                self.precision(network),
-                self._threads,
-                list(entry.drop_if_unused) if dropped else [],
-                self._cache_dir,
-            )
+            self._open[key] = self.backend.open(network, entry.drop_if_unused if dropped else ())
         return self._open[key]
 
-    def stage(self, network: str, stage: Stage, source: str, target: str) -> _native.OpenVINOSession:
+    def stage(self, network: str, stage: Stage, source: str, target: str) -> _native.Session:
         """The session of one stage of a network's program. It stays compiled, and holds no activations between runs.
 
         In bf16 the tensors between stages are bf16 in memory too; the program's ``source`` and ``target`` are fp32.
@@ -85,20 +78,11 @@ class Sessions:
         if key in self._stages:
             return self._stages[key]
         half = []
-        if self.precision(network) == "bf16":
+        if self.element_bytes(network) == 2:
             half += ["x"] if stage.reads != source else []
             half += ["residual"] if stage.adds is not None and stage.adds != source else []
             half += ["y"] if stage.writes != target else []
-        self._stages[key] = self._native.OpenVINOSession(
-            self._plan,
-            network,
-            self.precision(network),
-            self._threads,
-            [],
-            self._cache_dir,
-            graph=stage_section(network, stage.name),
-            half_io=half,
-        )
+        self._stages[key] = self.backend.open_stage(network, stage.name, half)
         return self._stages[key]
 
     def workspace(self, network: str) -> _native.Workspace:
@@ -118,15 +102,19 @@ class Sessions:
 
     def precision(self, network: str) -> str:
         """What a network computes in."""
-        if self._precision is not None:
-            return self._precision
-        entry = self._manifest.networks.get(network)
-        return "bf16" if entry is not None and entry.precision == "bf16" and self._has_bf16 else "fp32"
+        return self.backend.precision(network)
+
+    def element_bytes(self, network: str) -> int:
+        """Bytes per element of the tensors between two stages of a network."""
+        return self.backend.element_bytes(network)
 
     def precisions(self, uses: Iterable[Use]) -> Mapping[str, str]:
-        """The same of several networks, as OpenVINO reports it for those that ran as a whole."""
+        """The same of several networks, as the backend reports it for those that ran as a whole."""
         ran = {use.network: self._open.get((use.network, use.dropped)) for use in uses}
-        return {name: self.precision(name) if session is None else session.precision for name, session in ran.items()}
+        return {
+            name: self.precision(name) if session is None else self.backend.ran_in(name, session)
+            for name, session in ran.items()
+        }
 
     def activation_bytes(self, use: Use) -> int | None:
         """What a network's activations take when it is called as a whole; None if the plan does not tell."""

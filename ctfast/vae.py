@@ -37,7 +37,8 @@ class Vae:
         """The ways to run "vae_decoder" or "vae_encoder"."""
         if network not in self._routes:
             precision = self._sessions.precision(network)
-            self._routes[network] = Routes(self._native, self._plan, network, precision)
+            element_bytes = self._sessions.element_bytes(network)
+            self._routes[network] = Routes(self._native, self._plan, network, precision, element_bytes)
         return self._routes[network]
 
     def decode(self, latent: NDArray[np.float32], job: Job, observer: Observer) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ class CtfastPipeline:
 
     def load(self, folder: Path, dtype: str, threads: int) -> float:
         from ctfast import _native
-        from ctfast.backends import open_session
+        from ctfast.backends import Source, open_backend
         from ctfast.plan import Plan
 
         start = time.perf_counter()
@@ -30,15 +30,13 @@ class CtfastPipeline:
         manifest = Plan.open(path).manifest
         plan = _native.Plan(str(path))
 
-        def session(network: str, **options: Any) -> Any:
-            return open_session(plan, manifest, network, precision=dtype, threads=threads, **options)
-
+        backend = open_backend("openvino", Source(plan, manifest, precision=dtype, threads=threads))
         self.bits = manifest.labels.bits if manifest.labels else 0
-        self.denoiser = session("denoiser", residuals=False)
-        self.controlled = session("denoiser")
-        self.controlnet = session("controlnet")
-        self.embedding = session("controlnet_condition")
-        self.decoder = session("vae_decoder")
+        self.denoiser = backend.open("denoiser", manifest.networks["denoiser"].drop_if_unused)
+        self.controlled = backend.open("denoiser")
+        self.controlnet = backend.open("controlnet")
+        self.embedding = backend.open("controlnet_condition")
+        self.decoder = backend.open("vae_decoder")
         return time.perf_counter() - start
 
     def warm_up(self, request: Request, noise: Float32, labels: NDArray[np.uint16] | None) -> float:

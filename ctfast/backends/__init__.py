@@ -1,88 +1,160 @@
-"""Backends make sessions out of a plan's networks.
+"""Backends run a plan's networks: one file each, behind one interface.
 
-Each backend module has ``can_use(precision)``, which answers with the reason why it cannot be used here (None: it
-can), and ``open_session``, which raises. Only the dispatcher in this file falls back, and it logs once what it chose
-and why.
+A backend's module has ``can_use(manifest, device)``, which answers with the reason why it cannot run a plan (None: it
+can), and ``Opened``, a class that makes a ``Backend`` of a ``Source``. Neither falls back: only the dispatcher in this
+file does, and it logs once what it chose and why. A module is imported when it is asked for.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import DeviceError, PlanError
+from ..errors import DeviceError, RequestError
 
 if TYPE_CHECKING:
     from .. import _native
     from ..manifest import PlanManifest
 
-__all__ = ["choose_precision", "open_session"]
+__all__ = ["AUTO", "BACKENDS", "Backend", "Source", "checked_backend", "checked_device", "open_backend", "survey"]
+
+AUTO = "auto"
+#: All there are; the first one that can be used is taken where none is named, so they are ordered by speed.
+BACKENDS = ("openvino",)
 
 _log = logging.getLogger("ctfast")
 
 
-def open_session(
-    plan: _native.Plan,
-    manifest: PlanManifest,
-    network: str,
-    *,
-    precision: str | None = None,
-    threads: int = 0,
-    residuals: bool = True,
-    cache_dir: str = "",
-) -> _native.Session:
-    """Open ``network`` of ``plan`` with the backend that the manifest names.
+@dataclass(frozen=True)
+class Source:
+    """What a backend runs, and how.
 
-    ``precision``: "bf16", "fp32", or None for the plan's own; bf16 becomes fp32 on a processor without it. ``threads``
-    0 means all that this process may use. ``residuals`` False drops the inputs that a denoiser only needs with a
-    ControlNet. ``cache_dir``: where compiled networks are kept between processes, "" for nowhere.
-
-    Raises PlanError when the plan has no such network, names an unknown backend, or holds a network other than its
-    manifest says; DeviceError when the backend cannot be used or cannot run the network.
+    ``device``: "auto" (the backend's own choice), "cpu", "cuda" or "cuda:N". ``precision``: "bf16", "fp32", or None for
+    each network's own. ``threads`` 0: all that this process may use. ``cache_dir``: where compiled networks are kept
+    between processes, "" for nowhere.
     """
-    entry = manifest.networks.get(network)
-    if entry is None:
-        have = ", ".join(sorted(manifest.networks))
-        raise PlanError(f"plan '{manifest.name}' has no network '{network}'; it has: {have}")
-    if entry.backend != "openvino":
-        raise PlanError(
-            f"network '{network}' of plan '{manifest.name}' is for backend '{entry.backend}', and this ctfast has: "
-            "openvino. Build the plan again with backend='openvino', or use a newer ctfast."
-        )
-    from . import openvino as backend
 
-    drop = () if residuals else entry.drop_if_unused
-    chosen = choose_precision(precision or entry.precision)
-    session = backend.open_session(plan, network, precision=chosen, threads=threads, drop=drop, cache_dir=cache_dir)
-    expected = set(entry.inputs) - set(drop)
-    if set(session.inputs) != expected or set(session.outputs) != set(entry.outputs):
-        raise PlanError(
-            f"network '{network}' of plan '{manifest.name}' has inputs {sorted(session.inputs)} and outputs "
-            f"{sorted(session.outputs)}, but the manifest says {sorted(expected)} and {sorted(entry.outputs)}. "
-            "Build the plan again."
-        )
-    return session
+    plan: _native.Plan
+    manifest: PlanManifest
+    device: str = AUTO
+    precision: str | None = None
+    threads: int = 0
+    cache_dir: str = ""
 
 
-def choose_precision(asked: str) -> str:
-    """The precision that this machine can run for the one asked for; logs once where they differ.
+class Backend(Protocol):
+    """A plan's networks on a device."""
 
-    Raises DeviceError when it can run neither.
+    @property
+    def name(self) -> str:
+        """One of BACKENDS."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu", "cuda" or "cuda:N"."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Versions of the libraries that results may depend on, by name."""
+
+    def lacks(self, precision: str) -> str | None:
+        """Why the device does not run "bf16" or "fp32" well, or None where it does."""
+
+    def precision(self, network: str) -> str:
+        """What a network computes in."""
+
+    def ran_in(self, network: str, session: _native.Session) -> str:
+        """The same of a session that has run, as the library tells it if it does."""
+
+    def element_bytes(self, network: str) -> int:
+        """Bytes per element of the tensors between two stages of the network's program: 2 or 4."""
+
+    def open(self, network: str, drop: Sequence[str] = ()) -> _native.Session:
+        """A network's session; inputs in ``drop`` stay zero. PlanError: it is not as the manifest says."""
+
+    def open_stage(self, network: str, stage: str, half_io: Sequence[str] = ()) -> _native.Session:
+        """The session of a stage; what is in ``half_io`` is bfloat16 in memory, where elements have 2 bytes."""
+
+
+def open_backend(name: str, source: Source) -> Backend:
+    """The backend of that name for a plan; "auto": the first that can be used.
+
+    bf16 that a plan wants and the device lacks becomes fp32. DeviceError: it cannot be used here, or not in the
+    precision asked for. RequestError: there is no such backend.
     """
-    from . import openvino as backend
+    backend: Backend = _module(_choose(checked_backend(name), source)).Opened(source)
+    reason = backend.lacks(source.precision or "bf16")
+    if reason is not None and source.precision is not None:
+        raise DeviceError(f"precision '{source.precision}' is not available: {reason}. Use 'fp32'")
+    if reason is not None and any(network.precision == "bf16" for network in source.manifest.networks.values()):
+        _say_once(logging.WARNING, f"using fp32 instead of bf16: {reason}")
+        backend = _module(backend.name).Opened(replace(source, precision="fp32"))
+    return backend
 
-    reason = backend.can_use(asked)
-    if reason is None:
-        return asked
-    if asked != "bf16":
-        raise DeviceError(reason)
-    if (without := backend.can_use("fp32")) is not None:
-        raise DeviceError(without)
-    _say_once(f"using fp32 instead of bf16: {reason}")
-    return "fp32"
+
+def survey(manifest: PlanManifest) -> list[dict[str, Any]]:
+    """What each backend says of a plan on this machine: "name", "usable" and "reason" (None where it is usable)."""
+    rows = []
+    for name in BACKENDS:
+        reason = _reason(name, manifest, AUTO)
+        rows.append({"name": name, "usable": reason is None, "reason": reason})
+    return rows
+
+
+def checked_backend(name: object) -> str:
+    """The name of a backend, or "auto"; RequestError tells which there are."""
+    if name not in (AUTO, *BACKENDS):
+        raise RequestError(f"backend: expected one of {', '.join((AUTO, *BACKENDS))}, found {name!r}")
+    return str(name)
+
+
+def checked_device(device: object) -> str:
+    """The name of a device; RequestError for what is none."""
+    if isinstance(device, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        return device
+    raise RequestError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', found {device!r}")
+
+
+def _choose(name: str, source: Source) -> str:
+    if name != AUTO:
+        reason = _reason(name, source.manifest, source.device)
+        if reason is not None:
+            raise DeviceError(f"backend '{name}' cannot be used: {reason}")
+        return name
+    reasons: list[str] = []
+    for chosen, reason in _reasons(source):
+        if reason is None:
+            if reasons:
+                _say_once(logging.WARNING, f"using backend '{chosen}': {'; '.join(reasons)}")
+            return chosen
+        reasons.append(f"{chosen}: {reason}")
+    where = "" if source.device == AUTO else f" on device '{source.device}'"
+    raise DeviceError(f"no backend can run plan '{source.manifest.name}'{where}: {'; '.join(reasons)}")
+
+
+def _reasons(source: Source) -> Iterator[tuple[str, str | None]]:
+    for name in BACKENDS:
+        yield name, _reason(name, source.manifest, source.device)
+
+
+def _reason(name: str, manifest: PlanManifest, device: str) -> str | None:
+    try:
+        module = _module(name)
+    except ModuleNotFoundError as error:
+        return f"its module is missing from this installation ({error}). Install ctfast again"
+    reason: str | None = module.can_use(manifest, device)
+    return reason
+
+
+def _module(name: str) -> Any:
+    return import_module(f"{__name__}.{name}")
 
 
 @cache
-def _say_once(message: str) -> None:
-    _log.warning(message)
+def _say_once(level: int, message: str) -> None:
+    _log.log(level, message)

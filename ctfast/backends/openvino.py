@@ -2,48 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ..errors import DeviceError
+from ..errors import PlanError
+from ..manifest_program import stage_section
+from . import Source
 
 if TYPE_CHECKING:
     from .. import _native
+    from ..manifest import PlanManifest
 
-__all__ = ["can_use", "open_session"]
+__all__ = ["Opened", "can_use", "check_names", "foreign"]
 
 
-def can_use(precision: str = "fp32") -> str | None:
-    """Why networks of this precision ("fp32" or "bf16") cannot run here, or None when they can."""
+def can_use(manifest: PlanManifest, device: str) -> str | None:
+    """Why this plan cannot run here on ``device``, or None when it can."""
+    if device not in ("auto", "cpu"):
+        return f"it runs on the CPU only, and the device asked for is '{device}'. Use device 'cpu'"
     try:
-        from .. import _native
+        from .. import _native  # noqa: F401
     except ImportError as error:
         return (
             f"the native extension does not load ({error}). Install ctfast and the openvino version it was built with "
             "into one environment: pip install --force-reinstall ctfast"
         )
-    if precision == "bf16" and not _native.build_info()["cpu"]["bf16"]:
-        return "this processor has neither AVX512-BF16 nor AMX-BF16"
-    return None
+    return foreign(manifest)
 
 
-def open_session(
-    plan: _native.Plan,
-    network: str,
-    *,
-    precision: str,
-    threads: int = 0,
-    drop: Sequence[str] = (),
-    cache_dir: str = "",
-) -> _native.OpenVINOSession:
-    """Open ``<network>/model.xml`` and ``<network>/model.bin`` of a plan, whose memory is used in place.
+def foreign(manifest: PlanManifest) -> str | None:
+    """What is wrong with a plan whose networks are not OpenVINO's."""
+    others = [name for name, network in manifest.networks.items() if network.backend != "openvino"]
+    if not others:
+        return None
+    return f"the plan has no OpenVINO network for {', '.join(others)}. Build it again with: ctfast build"
 
-    Inputs in ``drop`` stay zero and are compiled away. Raises DeviceError when ``can_use`` has a reason or OpenVINO
-    refuses the network, PlanError when the plan has no such sections, RequestError for an unknown precision.
-    """
-    reason = can_use(precision)
-    if reason is not None:
-        raise DeviceError(f"network '{network}' cannot run in {precision}: {reason}")
-    from .. import _native
 
-    return _native.OpenVINOSession(plan, network, precision, threads, list(drop), cache_dir)
+def check_names(manifest: PlanManifest, network: str, session: _native.Session, drop: Sequence[str]) -> None:
+    """PlanError if a session has other inputs or outputs than the manifest says."""
+    entry = manifest.networks[network]
+    expected = set(entry.inputs) - set(drop)
+    if set(session.inputs) != expected or set(session.outputs) != set(entry.outputs):
+        raise PlanError(
+            f"network '{network}' of plan '{manifest.name}' has inputs {sorted(session.inputs)} and outputs "
+            f"{sorted(session.outputs)}, but the manifest says {sorted(expected)} and {sorted(entry.outputs)}. "
+            "Build the plan again."
+        )
+
+
+class Opened:
+    """A plan's networks through OpenVINO, which uses the weights where they lie in the plan's memory."""
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, source: Source) -> None:
+        """The plan and how to run it."""
+        from .. import _native
+
+        self._native = _native
+        self._source = source
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """OpenVINO's."""
+        return {"openvino": self._native.build_info()["openvino"]}
+
+    def lacks(self, precision: str) -> str | None:
+        """bf16 needs instructions that not every processor has."""
+        if precision == "bf16" and not self._native.build_info()["cpu"]["bf16"]:
+            return "this processor has neither AVX512-BF16 nor AMX-BF16"
+        return None
+
+    def precision(self, network: str) -> str:
+        """What a network is asked to compute in."""
+        entry = self._source.manifest.networks.get(network)
+        return self._source.precision or ("fp32" if entry is None else entry.precision)
+
+    def ran_in(self, network: str, session: _native.Session) -> str:
+        """As OpenVINO reports it."""
+        reported: Any = getattr(session, "precision", self.precision(network))
+        return str(reported)
+
+    def element_bytes(self, network: str) -> int:
+        """Tensors between stages are in the network's precision."""
+        return 2 if self.precision(network) == "bf16" else 4
+
+    def open(self, network: str, drop: Sequence[str] = ()) -> _native.OpenVINOSession:
+        """Open ``<network>/model.xml`` over ``<network>/model.bin``; see ``Backend``."""
+        source = self._source
+        session = self._native.OpenVINOSession(
+            source.plan, network, self.precision(network), source.threads, list(drop), source.cache_dir
+        )
+        check_names(source.manifest, network, session, drop)
+        return session
+
+    def open_stage(self, network: str, stage: str, half_io: Sequence[str] = ()) -> _native.OpenVINOSession:
+        """Open a stage's graph over ``<network>/model.bin``; see ``Backend``."""
+        source = self._source
+        return self._native.OpenVINOSession(
+            source.plan,
+            network,
+            self.precision(network),
+            source.threads,
+            [],
+            source.cache_dir,
+            graph=stage_section(network, stage),
+            half_io=list(half_io),
+        )

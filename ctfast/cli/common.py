@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ..backends import AUTO, BACKENDS
 from ..errors import OutputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Which plan to use, and how to run it."""
     group = parser.add_argument_group("engine")
     group.add_argument("--engine", metavar="PLAN", help="path of a plan or name of an embedded one (default: headneck)")
-    group.add_argument("--device", default="auto", help="auto or cpu (default: auto)")
+    group.add_argument(
+        "--backend",
+        default=AUTO,
+        metavar="NAME",
+        help=f"{AUTO} (the default, the fastest there is), {', '.join(BACKENDS)}",
+    )
+    group.add_argument("--device", default=AUTO, help="auto, cpu, cuda or cuda:N (default: auto)")
     group.add_argument("--precision", choices=("bf16", "fp32"), help="default: the plan's, where the processor has it")
     group.add_argument("--threads", type=int, metavar="N", help="default: all that this process may use")
 
@@ -52,7 +59,7 @@ def load_engine(args: argparse.Namespace) -> Any:
     """The engine that the options of ``add_engine_options`` ask for."""
     from ..api import load
 
-    return load(args.engine, device=args.device, precision=args.precision, threads=args.threads)
+    return load(args.engine, device=args.device, precision=args.precision, threads=args.threads, backend=args.backend)
 
 
 def written(volume: Volume) -> SavedFiles:

@@ -12,7 +12,7 @@ import pytest
 from support import tiny_networks, tiny_plan
 
 from ctfast import _native, backends, plan
-from ctfast.backends import openvino
+from ctfast.backends import Backend, Source, open_backend, openvino, survey
 from ctfast.errors import DeviceError, PlanError, RequestError
 
 RESIDUALS = ["down_residual_00", "middle_residual"]
@@ -42,6 +42,10 @@ def denoiser(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return write_plan(tmp_path_factory.mktemp("plan") / "denoiser.plan", tiny_networks.denoiser())
 
 
+def opened(written: tuple[Any, Any], **options: Any) -> Backend:
+    return open_backend("openvino", Source(*written, **options))
+
+
 def inputs() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     return {
@@ -53,8 +57,8 @@ def inputs() -> dict[str, Any]:
 
 
 def test_opens_with_or_without_residuals(denoiser: tuple[Any, Any]) -> None:
-    full = backends.open_session(*denoiser, "denoiser")
-    without = backends.open_session(*denoiser, "denoiser", residuals=False)
+    full = opened(denoiser).open("denoiser")
+    without = opened(denoiser).open("denoiser", RESIDUALS)
     assert set(full.inputs) - set(without.inputs) == set(RESIDUALS)
     zeros = {name: np.zeros((1, 8, 8, 8, 8), np.float32) for name in RESIDUALS}
     expected = full.run(inputs() | zeros)["prediction"]
@@ -63,7 +67,7 @@ def test_opens_with_or_without_residuals(denoiser: tuple[Any, Any]) -> None:
 
 def test_the_plan_lives_as_long_as_its_sessions(tmp_path: Path) -> None:
     native, manifest = write_plan(tmp_path / "a.plan", tiny_networks.denoiser())
-    session = backends.open_session(native, manifest, "denoiser", residuals=False)
+    session = opened((native, manifest)).open("denoiser", RESIDUALS)
     del native
     gc.collect()
     (tmp_path / "a.plan").unlink()
@@ -84,52 +88,73 @@ def test_weights_are_read_in_place(tmp_path: Path) -> None:
     weights = 9 * 256 * 256 * 27 * 4
     assert native.file_size > weights
     before = anonymous_bytes()
-    session = backends.open_session(native, manifest, "denoiser")
+    session = opened((native, manifest)).open("denoiser")
     assert session.inputs == ["latent"]
     assert anonymous_bytes() - before < weights / 4
 
 
-def test_precision_falls_back_and_says_so_once(
-    denoiser: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     info = _native.build_info()
     monkeypatch.setattr(_native, "build_info", lambda: info | {"cpu": info["cpu"] | {"bf16": False}})
     backends._say_once.cache_clear()
+
+
+def test_precision_falls_back_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = write_plan(tmp_path / "half.plan", tiny_networks.denoiser(), precision="bf16")
+    without_bf16(monkeypatch)
     with caplog.at_level(logging.WARNING, logger="ctfast"):
         for _ in range(2):
-            session = backends.open_session(*denoiser, "denoiser", precision="bf16", residuals=False)
+            backend = opened(written)
+            session = backend.open("denoiser", RESIDUALS)
             session.run(inputs())
-            assert session.precision == "fp32"
+            assert backend.precision("denoiser") == backend.ran_in("denoiser", session) == "fp32"
+            assert backend.element_bytes("denoiser") == 4
     assert [record.getMessage() for record in caplog.records] == [
         "using fp32 instead of bf16: this processor has neither AVX512-BF16 nor AMX-BF16"
     ]
-    with pytest.raises(DeviceError, match="neither"):  # the backend itself does not fall back
-        openvino.open_session(denoiser[0], "denoiser", precision="bf16")
+    with pytest.raises(DeviceError, match=r"precision 'bf16' is not available: this processor has neither .* 'fp32'"):
+        opened(written, precision="bf16")
 
 
 @pytest.mark.skipif(not _native.build_info()["cpu"]["bf16"], reason="this processor has no bf16")
 def test_the_plans_own_precision_is_the_default(tmp_path: Path) -> None:
-    native, manifest = write_plan(tmp_path / "b.plan", tiny_networks.denoiser(), precision="bf16")
+    written = write_plan(tmp_path / "b.plan", tiny_networks.denoiser(), precision="bf16")
     for asked, expected in ((None, "bf16"), ("fp32", "fp32")):
-        session = backends.open_session(native, manifest, "denoiser", precision=asked, residuals=False)
+        backend = opened(written, precision=asked)
+        session = backend.open("denoiser", RESIDUALS)
         session.run(inputs())
-        assert session.precision == expected
+        assert backend.ran_in("denoiser", session) == expected
 
 
-def test_can_use_names_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert openvino.can_use("fp32") is None
-    info = _native.build_info()
-    monkeypatch.setattr(_native, "build_info", lambda: info | {"cpu": info["cpu"] | {"bf16": False}})
-    assert openvino.can_use("fp32") is None
-    assert "AVX512-BF16" in (openvino.can_use("bf16") or "")
+def test_auto_takes_the_first_that_can_be_used(
+    denoiser: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    backends._say_once.cache_clear()
+    monkeypatch.setattr(backends, "BACKENDS", ("missing", "openvino"))
+    with caplog.at_level(logging.WARNING, logger="ctfast"):
+        for _ in range(2):
+            assert open_backend("auto", Source(*denoiser)).name == "openvino"
+    assert [record.getMessage() for record in caplog.records] == [
+        "using backend 'openvino': missing: its module is missing from this installation (No module named "
+        "'ctfast.backends.missing'). Install ctfast again"
+    ]
+    with pytest.raises(DeviceError, match="backend 'missing' cannot be used: its module is missing"):
+        open_backend("missing", Source(*denoiser))
+    with pytest.raises(
+        DeviceError, match=r"no backend can run plan 'tiny' on device 'cuda': missing: .*; openvino: it"
+    ):
+        open_backend("auto", Source(*denoiser, device="cuda"))
+    assert [(row["name"], row["usable"]) for row in survey(denoiser[1])] == [("missing", False), ("openvino", True)]
 
 
 def test_refusals_name_what_there_is(denoiser: tuple[Any, Any], tmp_path: Path) -> None:
-    native, manifest = denoiser
-    with pytest.raises(PlanError, match="no network 'vae_decoder'; it has: denoiser"):
-        backends.open_session(native, manifest, "vae_decoder")
-    with pytest.raises(RequestError, match="'fp32', 'bf16'"):
-        backends.open_session(native, manifest, "denoiser", precision="fp8")
-    other, wrong = write_plan(tmp_path / "c.plan", tiny_networks.denoiser(), outputs=["noise"])
+    assert openvino.can_use(denoiser[1], "auto") is openvino.can_use(denoiser[1], "cpu") is None
+    with pytest.raises(DeviceError, match="backend 'openvino' cannot be used: it runs on the CPU only"):
+        opened(denoiser, device="cuda:1")
+    with pytest.raises(RequestError, match=r"backend: expected one of auto, openvino.*found 'caffe'"):
+        open_backend("caffe", Source(*denoiser))
+    wrong = write_plan(tmp_path / "c.plan", tiny_networks.denoiser(), outputs=["noise"])
     with pytest.raises(PlanError, match=r"outputs \['prediction'\], but the manifest says .*\['noise'\]"):
-        backends.open_session(other, wrong, "denoiser")
+        opened(wrong).open("denoiser")

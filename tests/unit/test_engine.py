@@ -309,13 +309,26 @@ def test_generate_keeps_the_engine_it_loaded(plan: Path, monkeypatch: pytest.Mon
 
 def test_devices(plan: Path, engine: Engine) -> None:
     for device in ("cuda", "cuda:0"):
-        with pytest.raises(DeviceError, match=f"'{device}' is not available: this build"):
+        with pytest.raises(
+            DeviceError, match=f"no backend can run plan 'tiny' on device '{device}': openvino: it runs"
+        ):
             ctfast.load(plan, device=device)
-        with pytest.raises(DeviceError):
+        with pytest.raises(RequestError, match=f"loaded on 'cpu'; expected device 'auto', found '{device}'"):
             ctfast.generate(engine, device=device)
-    with pytest.raises(RequestError, match="device: expected 'auto' or 'cpu', found 'tpu'"):
-        ctfast.load(plan, device="tpu")
+    for device in ("tpu", "cuda:", "cuda:x", 0):
+        with pytest.raises(RequestError, match="device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', found"):
+            ctfast.load(plan, device=device)  # type: ignore[arg-type]
     assert ctfast.generate(engine, device="cpu", seed=1).meta["device"] == "cpu"
+
+
+def test_backends(plan: Path, engine: Engine) -> None:
+    volume = ctfast.load(plan, backend="openvino").generate(seed=1)
+    assert (volume.meta["backend"], volume.meta["device"]) == ("openvino", "cpu")
+    assert volume.meta["versions"]["openvino"] == _native.build_info()["openvino"]
+    assert (volume.array == engine.generate(seed=1).array).all()
+    assert "openvino on cpu" in repr(engine)
+    with pytest.raises(RequestError, match="backend: expected one of auto, openvino"):
+        ctfast.load(plan, backend="caffe")
 
 
 def test_bad_engine_arguments(plan: Path) -> None:
