@@ -33,12 +33,15 @@ def write(
     path: str | os.PathLike[str],
     manifest: PlanManifest | Mapping[str, Any],
     sections: Mapping[str, bytes | memoryview | Path],
+    *,
+    scratch: Path | None = None,
 ) -> None:
     """Write a plan atomically: the file is there as a whole or not at all.
 
     ``sections`` come in file order; a Path is streamed from disk. PlanError: bad manifest or section names, a section
     that a network needs is missing, or a Path cannot be read. OutputError: disk full or no permission; nothing is left
-    behind. A process killed while it writes can leave a hidden temporary file, which readers refuse unless it is whole.
+    behind. A process killed while it writes can leave a hidden temporary file, which readers refuse unless it is whole;
+    it is in ``scratch``, a folder on the same file system, or beside the plan.
     """
     source = manifest.to_json() if isinstance(manifest, PlanManifest) else manifest
     checked = PlanManifest.from_json(source, strict=True)
@@ -55,7 +58,7 @@ def write(
     text = json.dumps(checked.to_json(), ensure_ascii=False, allow_nan=False).encode()
 
     target = Path(path)
-    temporary = target.with_name(f".ctfast-{secrets.token_hex(8)}.tmp")
+    temporary = (scratch or target.parent) / f".ctfast-{secrets.token_hex(8)}.tmp"
     try:
         with open(temporary, "xb") as file:
             _write_file(file, text, sections, lengths)

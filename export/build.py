@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +24,7 @@ from ctfast.export.describe import Shapes, completed, described, with_networks
 from ctfast.export.memory import footprint, predict
 from ctfast.export.onnx import export_onnx
 from ctfast.export.openvino import convert
+from ctfast.export.scratch import owned_folder
 from ctfast.export.shared_graphs import SharedWeights, write_stages
 from ctfast.export.sources import Model, Weights, resolve
 from ctfast.export.tensors import fingerprints, fits_half, locate
@@ -295,7 +296,8 @@ def _write(
         report(watch, "write", total, total)
         whole = PlanManifest.from_json(with_networks(manifest, entries, ()), strict=True)
         memory = predict(footprints, whole.sizes, shapes.autoencoder.compression, shapes.label_bits)
-        plan_file.write(target, with_networks(manifest, entries, [asdict(peak) for peak in memory]), sections)
+        whole_manifest = with_networks(manifest, entries, [asdict(peak) for peak in memory])
+        plan_file.write(target, whole_manifest, sections, scratch=folder)
 
 
 @dataclass(frozen=True)
@@ -343,16 +345,13 @@ def _network(graph: Graph, folder: Path, options: Options) -> _Part:
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """A folder beside the plan for what is large and passing; gone at the end, whatever happened."""
-    folder: Path | None = None
+    """A folder beside the plan for what is large and passing; what a killed build of the same plan left goes first."""
+    prefix = f".ctfast-build-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]}-"
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".ctfast-build-", dir=target.parent))
-        yield folder
+        with owned_folder(target.parent, prefix) as folder:
+            yield folder
     except OSError as error:
         raise OutputError(
             f"'{target}': the build could not write beside it: {error.strerror or error}. Make room there (about three "
             "times the plan's size), check the folder's permissions, or give another path"
         ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
