@@ -31,6 +31,7 @@ class CtfastPipeline:
         plan = _native.Plan(str(path))
 
         backend = open_backend("openvino", Source(plan, manifest, precision=dtype, threads=threads))
+        self.backend = backend
         self.bits = manifest.labels.bits if manifest.labels else 0
         self.denoiser = backend.open("denoiser", manifest.networks["denoiser"].drop_if_unused)
         self.controlled = backend.open("denoiser")
@@ -77,7 +78,10 @@ class CtfastPipeline:
     def about(self) -> dict[str, Any]:
         return {
             "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-            "precision": {"denoiser": self.denoiser.precision, "decoder": self.decoder.precision},
+            "precision": {
+                "denoiser": self.backend.ran_in("denoiser", self.denoiser),
+                "decoder": self.backend.ran_in("vae_decoder", self.decoder),
+            },
         }
 
 
