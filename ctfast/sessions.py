@@ -70,7 +70,7 @@ class Sessions:
         return self._open[key]
 
     def stage(self, network: str, stage: Stage, source: str, target: str) -> _native.Session:
-        """The session of one stage of a network's program. It stays compiled, and holds no activations between runs.
+        """The session of one stage of a network's program. It stays open, and holds no memory between runs.
 
         In bf16 the tensors between stages are bf16 in memory too; the program's ``source`` and ``target`` are fp32.
         """

@@ -39,7 +39,7 @@ class OpenVINOSession : public Session {
   std::vector<NamedTensor> run(const std::vector<NamedTensor>& inputs) override;
   void run_into(const std::vector<NamedTensor>& inputs, const TensorView& output) override;
 
-  // Activations; networks stay compiled. What run() returned is no longer valid.
+  // Compiled networks, with their activations. What run() returned is no longer valid.
   void release_memory() override;
 
   Precision precision() const;  // as OpenVINO reports it for the network compiled last, or as asked for before that
