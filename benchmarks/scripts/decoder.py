@@ -98,6 +98,7 @@ class Decoder:
             element_bytes=self._routes.element_bytes,
             threads=self.threads,
             scratch=self.scratch,
+            workspace=self._sessions.workspace(NETWORK),
         )
         return Decoded(image.T, time.perf_counter() - start, borders)
 
