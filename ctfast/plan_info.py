@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,12 @@ def describe(plan: Plan) -> str:
         rows.append(("data", [f"{key}: {value}" for key, value in manifest.data.items()]))
     rows.append(("built", [f"{build.date}, ctfast {build.ctfast}", build.command]))
     return "\n".join(_row(label, items) for label, items in rows)
+
+
+def describe_backends(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which backends can run the plan on this machine, as lines that follow those of ``describe``."""
+    said = [f"{row['name']}: {'usable' if row['usable'] else 'not usable: ' + row['reason']}" for row in rows]
+    return _row("backends", said)
 
 
 def decoding(plan: Plan, size: Sequence[int] | None, memory: int | str | None) -> dict[str, Any]:

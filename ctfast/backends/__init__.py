@@ -1,8 +1,9 @@
 """Backends run a plan's networks: one file each, behind one interface.
 
-A backend's module has ``can_use(manifest, device)``, which answers with the reason why it cannot run a plan (None: it
-can), and ``Opened``, a class that makes a ``Backend`` of a ``Source``. Neither falls back: only the dispatcher in this
-file does, and it logs once what it chose and why. A module is imported when it is asked for.
+A backend's module has ``can_use(manifest, device)``, which answers with the reason why it cannot run a plan here (None:
+it can), ``lacking(manifest)``, which says what the plan lacks for it, and ``Opened``, a class that makes a ``Backend``
+of a ``Source``. None of these falls back: only the dispatcher in this file does, and it logs once what it chose and
+why. A module is imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["AUTO", "BACKENDS", "Backend", "Source", "checked_backend", "checked_
 
 AUTO = "auto"
 #: All there are; the first one that can be used is taken where none is named, so they are ordered by speed.
-BACKENDS = ("openvino",)
+BACKENDS = ("openvino", "torch")
 
 _log = logging.getLogger("ctfast")
 
@@ -98,11 +99,19 @@ def open_backend(name: str, source: Source) -> Backend:
 
 
 def survey(manifest: PlanManifest) -> list[dict[str, Any]]:
-    """What each backend says of a plan on this machine: "name", "usable" and "reason" (None where it is usable)."""
+    """What each backend says of a plan on this machine, JSON-ready.
+
+    "name", "usable", "reason" (None where it is usable) and "in_plan", whether the plan has what the backend needs
+    (None where the backend itself is missing).
+    """
     rows = []
     for name in BACKENDS:
         reason = _reason(name, manifest, AUTO)
-        rows.append({"name": name, "usable": reason is None, "reason": reason})
+        try:
+            in_plan = _module(name).lacking(manifest) is None
+        except ModuleNotFoundError:
+            in_plan = None
+        rows.append({"name": name, "usable": reason is None, "reason": reason, "in_plan": in_plan})
     return rows
 
 

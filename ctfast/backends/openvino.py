@@ -3,51 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PlanError
 from ..manifest_program import stage_section
 from . import Source
+from .ir import check_names, lacking
 
 if TYPE_CHECKING:
     from .. import _native
     from ..manifest import PlanManifest
 
-__all__ = ["Opened", "can_use", "check_names", "foreign"]
+__all__ = ["Opened", "can_use", "lacking"]
 
 
 def can_use(manifest: PlanManifest, device: str) -> str | None:
     """Why this plan cannot run here on ``device``, or None when it can."""
     if device not in ("auto", "cpu"):
         return f"it runs on the CPU only, and the device asked for is '{device}'. Use device 'cpu'"
-    try:
-        from .. import _native  # noqa: F401
-    except ImportError as error:
-        return (
-            f"the native extension does not load ({error}). Install ctfast and the openvino version it was built with "
-            "into one environment: pip install --force-reinstall ctfast"
-        )
-    return foreign(manifest)
-
-
-def foreign(manifest: PlanManifest) -> str | None:
-    """What is wrong with a plan whose networks are not OpenVINO's."""
-    others = [name for name, network in manifest.networks.items() if network.backend != "openvino"]
-    if not others:
-        return None
-    return f"the plan has no OpenVINO network for {', '.join(others)}. Build it again with: ctfast build"
-
-
-def check_names(manifest: PlanManifest, network: str, session: _native.Session, drop: Sequence[str]) -> None:
-    """PlanError if a session has other inputs or outputs than the manifest says."""
-    entry = manifest.networks[network]
-    expected = set(entry.inputs) - set(drop)
-    if set(session.inputs) != expected or set(session.outputs) != set(entry.outputs):
-        raise PlanError(
-            f"network '{network}' of plan '{manifest.name}' has inputs {sorted(session.inputs)} and outputs "
-            f"{sorted(session.outputs)}, but the manifest says {sorted(expected)} and {sorted(entry.outputs)}. "
-            "Build the plan again."
-        )
+    for module in ("ctfast._native", "openvino"):  # neither is loaded for this
+        if find_spec(module) is None:
+            return (
+                f"'{module}' is not installed. Install ctfast and the openvino version it was built with into one "
+                "environment: pip install --force-reinstall ctfast"
+            )
+    return lacking(manifest)
 
 
 class Opened:

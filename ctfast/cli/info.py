@@ -14,8 +14,8 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "info",
         "show what a plan holds",
-        "Show a plan's networks, legal sizes, labels, defaults, licence and origin; with --size or --memory, the ways "
-        "to decode a volume instead, and the one that would be taken.",
+        "Show a plan's networks, legal sizes, labels, defaults, licence and origin, and the backends that can run it "
+        "here; with --size or --memory, the ways to decode a volume instead, and the one that would be taken.",
         "ctfast info maisi_v2.plan --size 512 512 512 --memory 6GiB",
     )
     parser.add_argument("plan", nargs="?", help="path of a plan or name of an embedded one (default: headneck)")
@@ -27,13 +27,15 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from ..backends import survey
     from ..locate import plan_path
     from ..plan import Plan
-    from ..plan_info import decoding, describe_decoding
+    from ..plan_info import decoding, describe_backends, describe_decoding
 
     plan = Plan.open(plan_path(args.plan))
     if args.size is None and args.memory is None:
-        emit(args, plan.summary(), plan.describe())
+        backends = survey(plan.manifest)
+        emit(args, {**plan.summary(), "backends": backends}, f"{plan.describe()}\n{describe_backends(backends)}")
         return 0
     table = decoding(plan, args.size, args.memory)
     emit(args, {"plan": plan.manifest.name, "decoding": table}, describe_decoding(table))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,10 @@ def test_info_and_verify(plan: Path, capsys: Any) -> None:
     assert "Mandible" in text
     summary = json.loads(run(["info", plan, "--json"], capsys)[1])
     assert summary["sizes"]["default"] == list(tiny_plan.SIZE)
+    usable = {row["name"]: row["usable"] for row in summary["backends"]}
+    assert usable["openvino"]
+    assert usable["torch"] is (find_spec("torch") is not None)
+    assert "openvino: usable" in text
     code, text, _ = run(["verify", plan], capsys)
     assert (code, text.split(":")[1][:4]) == (0, " ok,")
     assert json.loads(run(["verify", plan, "--json"], capsys)[1])["identity"] == summary["identity"]

@@ -149,8 +149,13 @@ def test_auto_takes_the_first_that_can_be_used(
     assert [(row["name"], row["usable"]) for row in survey(denoiser[1])] == [("missing", False), ("openvino", True)]
 
 
-def test_refusals_name_what_there_is(denoiser: tuple[Any, Any], tmp_path: Path) -> None:
+def test_refusals_name_what_there_is(
+    denoiser: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert openvino.can_use(denoiser[1], "auto") is openvino.can_use(denoiser[1], "cpu") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino, "find_spec", lambda name: None if name == "openvino" else True)
+        assert "'openvino' is not installed. Install" in (openvino.can_use(denoiser[1], "cpu") or "")
     with pytest.raises(DeviceError, match="backend 'openvino' cannot be used: it runs on the CPU only"):
         opened(denoiser, device="cuda:1")
     with pytest.raises(RequestError, match=r"backend: expected one of auto, openvino.*found 'caffe'"):

@@ -1,0 +1,127 @@
+"""PyTorch, on the CPU or with CUDA: the plan's own OpenVINO graphs and weights, carried out by torch.
+
+Needs the extra ``ctfast[torch]``; torch is imported when a plan is opened, or asked about, with this backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..manifest_program import stage_section
+from . import Source
+from .ir import check_names, lacking
+
+if TYPE_CHECKING:
+    from .. import _native
+    from ..manifest import PlanManifest
+    from .torch_graph import Graph
+
+__all__ = ["Opened", "can_use", "lacking"]
+
+
+def can_use(manifest: PlanManifest, device: str) -> str | None:
+    """Why this plan cannot run here on ``device``, or None when it can."""
+    if find_spec("torch") is None:
+        return "torch is not installed. Install it with: pip install 'ctfast[torch]'"
+    if device.startswith("cuda"):
+        torch: Any = import_module("torch")
+        if not torch.cuda.is_available():
+            return (
+                f"torch {torch.__version__} finds no CUDA device for '{device}'. Use device 'cpu', or install a driver "
+                "and a build of torch for CUDA (pytorch.org)"
+            )
+        count = torch.cuda.device_count()
+        if int(device.partition(":")[2] or 0) >= count:
+            return f"there is no device '{device}': torch finds {count}, from cuda:0 on"
+    return lacking(manifest)
+
+
+class Opened:
+    """A plan's networks through torch."""
+
+    name = "torch"
+
+    def __init__(self, source: Source) -> None:
+        """The plan and how to run it; device "auto" is CUDA where torch has it."""
+        from .. import _native
+
+        self._torch: Any = import_module("torch")
+        self._native = _native
+        self._source = source
+        found = "cuda" if self._torch.cuda.is_available() else "cpu"
+        self.device = found if source.device == "auto" else source.device
+        self._threads = source.threads or _native.build_info()["threads"]
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Torch's."""
+        return {"torch": str(self._torch.__version__)}
+
+    def lacks(self, precision: str) -> str | None:
+        """bf16 needs instructions that not every processor or GPU has."""
+        if precision != "bf16":
+            return None
+        if self.device == "cpu":
+            return None if self._native.build_info()["cpu"]["bf16"] else "this processor has no instructions for bf16"
+        with self._torch.cuda.device(self.device):
+            return None if self._torch.cuda.is_bf16_supported() else f"device '{self.device}' has no bf16"
+
+    def precision(self, network: str) -> str:
+        """What a network computes in."""
+        entry = self._source.manifest.networks.get(network)
+        return self._source.precision or ("fp32" if entry is None else entry.precision)
+
+    def ran_in(self, network: str, session: _native.Session) -> str:
+        """As asked for."""
+        return self.precision(network)
+
+    def element_bytes(self, network: str) -> int:
+        """Tensors between stages go through NumPy, which has no bf16."""
+        return 4
+
+    def open(self, network: str, drop: Sequence[str] = ()) -> _native.Session:
+        """Open ``<network>/model.xml`` over ``<network>/model.bin``; see ``Backend``."""
+        entry = self._source.manifest.networks[network]
+        graph = self._graph(network, f"{network}/model.xml", entry.inputs, entry.outputs, drop)
+        session = self._session(graph)
+        check_names(self._source.manifest, network, session, drop)
+        return session
+
+    def open_stage(self, network: str, stage: str, half_io: Sequence[str] = ()) -> _native.Session:
+        """Open a stage's graph over ``<network>/model.bin``; see ``Backend``."""
+        return self._session(self._graph(network, stage_section(network, stage), (), ("y",), ()))
+
+    def _graph(
+        self, network: str, section: str, inputs: Sequence[str], outputs: Sequence[str], drop: Sequence[str]
+    ) -> Graph:
+        from .torch_graph import Graph
+
+        plan, torch = self._source.plan, self._torch
+        return Graph(
+            f"'{section}' of plan '{self._source.manifest.name}'",
+            bytes(plan.section(section)),
+            plan.section(f"{network}/model.bin"),
+            inputs,
+            outputs,
+            torch.device(self.device),
+            torch.bfloat16 if self.precision(network) == "bf16" else torch.float32,
+            drop,
+        )
+
+    def _session(self, graph: Graph) -> _native.Session:
+        torch = self._torch
+
+        def run(given: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+            # Of this thread: OpenMP keeps the number by thread.
+            if torch.get_num_threads() != self._threads:
+                torch.set_num_threads(self._threads)
+            results = graph.run({name: torch.from_numpy(array) for name, array in given.items()})
+            return {name: result.cpu().numpy() for name, result in results.items()}
+
+        return self._native.CallableSession(list(graph.inputs), list(graph.outputs), run)
