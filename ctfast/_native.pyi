@@ -323,7 +323,8 @@ def run_program(
 ) -> int:
     """Run a program on an input (z, y, x, channels); sink(first_row, rows) is given the output as it is finished.
 
-    ``open_stage`` gives the session of a stage, once per pass; its memory is released when the pass is over. The sink's rows (rows, y, x, channels) come in order and
-    are valid during the call only. Spilled tensors go to ``scratch``. Returns the peak bytes of the walker's own
-    memory: kept tensors, windows and results, not what the sessions hold.
+    ``open_stage`` gives the session of a stage, once per pass; its memory is released when the pass is over. The
+    sink's rows (rows, y, x, channels) come in order and are valid during the call only. Spilled tensors go to
+    ``scratch``. Returns the peak bytes of the walker's own memory: kept tensors, windows and results, not what the
+    sessions hold.
     """

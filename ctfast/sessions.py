@@ -127,8 +127,8 @@ class Sessions:
     def budget(self, memory: int | None, uses: Iterable[Use]) -> int | None:
         """Bytes that the activations of a request may take: ``memory``, or what is free once its networks are loaded.
 
-        What the networks hold from an earlier call of the same size counts as free, since they use it again, and so does
-        what their workspaces keep. None where nobody can tell.
+        What the networks hold from an earlier call of the same size counts as free, since they use it again, and so
+        does what their workspaces keep. None where nobody can tell.
         """
         free = free_bytes() if memory is None else None
         if free is None:
