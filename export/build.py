@@ -19,15 +19,18 @@ from torch import nn
 
 from ctfast import plan as plan_file
 from ctfast.errors import OutputError, RequestError
+from ctfast.export.cache import Part
 from ctfast.export.constants import Constants
 from ctfast.export.describe import Shapes, completed, described, with_networks
 from ctfast.export.memory import footprint, predict
 from ctfast.export.onnx import export_onnx
 from ctfast.export.openvino import convert
+from ctfast.export.options import Options, checked_options, checked_output
+from ctfast.export.outline import Outline, outline
 from ctfast.export.scratch import owned_folder
 from ctfast.export.shared_graphs import SharedWeights, write_stages
 from ctfast.export.sources import Model, Weights, resolve
-from ctfast.export.tensors import fingerprints, fits_half, locate
+from ctfast.export.tensors import fingerprints, locate
 from ctfast.export.wrappers import GRAPHS, Graph, graphs
 from ctfast.manifest import Footprint, PlanManifest
 from ctfast.manifest_program import stage_section
@@ -36,21 +39,8 @@ from ctfast.observer import Observer, Progress, observer_of, report
 
 _log = logging.getLogger(__name__)
 
-BACKENDS = ("openvino",)
-PRECISIONS = ("bf16", "fp32")
-WEIGHTS_DTYPES = ("float16", "float32")
-
 #: Makes a network: its role in, the loaded module out.
 Loader = Callable[[str], nn.Module]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How networks are written: ``precision`` is what they run in, ``weights_dtype`` how their weights are kept."""
-
-    precision: str = "bf16"
-    weights_dtype: str = "float16"
-    keep_onnx: Path | None = None
 
 
 def build(
@@ -67,6 +57,7 @@ def build(
     networks: Collection[str] | None = None,
     weights_dtype: str | None = None,
     command: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Make a plan from checkpoints.
 
@@ -83,6 +74,7 @@ def build(
         networks: Roles to include; None for all whose files are there.
         weights_dtype: "float16" or "float32"; by default float16 for bf16, float32 for fp32.
         command: What the manifest says the plan was made with.
+        cache: Folder of networks that were exported before, to which this build's are added; see ctfast.export.cache.
 
     Returns:
         ``output``.
@@ -104,9 +96,10 @@ def build(
         networks=networks,
         weights_dtype=weights_dtype,
         command=command,
+        cache=cache,
     )
     if dry_run:
-        job.check(observer)
+        job.outline(observer)
         return job.target
     watch = observer_of(observer)
     model = job.model
@@ -125,13 +118,9 @@ class Job:
     options: Options
     target: Path
 
-    def check(self, observer: Progress | None = None) -> None:
-        """Load every network once, so that files that do not fit are told before the long part."""
-        watch = observer_of(observer)
-        for index, role in enumerate(self.model.files):
-            report(watch, f"check {role}", index, len(self.model.files))
-            self.model.load(role)
-        report(watch, "check", len(self.model.files), len(self.model.files))
+    def outline(self, observer: Progress | None = None) -> Outline:
+        """What the build would do; every network is loaded once, so that files that do not fit are told."""
+        return outline(self.model, self.options, observer_of(observer))
 
     def files(self) -> dict[str, dict[str, Any]]:
         """File, checksum and number of parameters of each network, by role."""
@@ -157,9 +146,10 @@ def prepare(
     networks: Collection[str] | None = None,
     weights_dtype: str | None = None,
     command: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Job:
     """Everything of ``build`` up to loading the first network; it takes the same arguments and raises the same."""
-    options = checked_options(backend, precision, weights_dtype, keep_onnx)
+    options = checked_options(backend, precision, weights_dtype, keep_onnx, cache)
     target = checked_output(output)
     model = resolve(variant_or_config, weights, networks)
     if command is None:
@@ -182,6 +172,7 @@ def build_from_modules(
     keep_onnx: str | os.PathLike[str] | None = None,
     command: str = "ctfast.export.build_from_modules",
     mask_scale_factor: float = 1.0,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Make a plan from networks in memory.
 
@@ -191,14 +182,14 @@ def build_from_modules(
         description: The manifest's keys in JSON form, without those in ctfast.export.describe.BUILT_KEYS, and with
             ``scale_factor``: name, family, variant, revision, modality, intensity, sizes, schedule, weights, licence,
             and labels, data and model_card if there are any.
-        output, precision, weights_dtype, observer, keep_onnx, command: As for ``build``.
+        output, precision, weights_dtype, observer, keep_onnx, command, cache: As for ``build``.
         mask_scale_factor: What mask latents were multiplied by in training.
 
     Raises:
         RequestError, PlanError: The description cannot be used.
         OutputError, CancelledError: As for ``build``.
     """
-    options = checked_options("openvino", precision, weights_dtype, keep_onnx)
+    options = checked_options("openvino", precision, weights_dtype, keep_onnx, cache)
     target = checked_output(output)
     unknown = [role for role in modules if role not in GRAPHS]
     missing = [role for role in ("autoencoder", "denoiser") if role not in modules]
@@ -223,33 +214,6 @@ def build_from_modules(
     roles = tuple(role for role in GRAPHS if role in modules)
     _check_manifest(manifest, roles)
     _write(target, manifest, roles, load, shapes, options, observer_of(observer), mask_scale_factor)
-    return target
-
-
-def checked_options(
-    backend: str, precision: str, weights_dtype: str | None, keep_onnx: str | os.PathLike[str] | None
-) -> Options:
-    """The options, if there are such; RequestError tells which there are."""
-    if backend not in BACKENDS:
-        raise RequestError(f"backend: expected {' or '.join(BACKENDS)}, found {backend!r}")
-    if precision not in PRECISIONS:
-        raise RequestError(f"precision: expected {' or '.join(PRECISIONS)}, found {precision!r}")
-    if weights_dtype is None:
-        weights_dtype = "float16" if precision == "bf16" else "float32"
-    if weights_dtype not in WEIGHTS_DTYPES:
-        raise RequestError(f"weights_dtype: expected {' or '.join(WEIGHTS_DTYPES)}, found {weights_dtype!r}")
-    return Options(precision, weights_dtype, None if keep_onnx is None else Path(keep_onnx))
-
-
-def checked_output(output: str | os.PathLike[str]) -> Path:
-    """The plan's path, if a file can be there; OutputError otherwise."""
-    target = Path(output)
-    if target.is_dir():
-        raise OutputError(f"'{target}' is a folder; give the path of the plan file to write")
-    if not target.parent.is_dir():
-        raise OutputError(f"the folder '{target.parent}' does not exist; make it or give another path")
-    if not os.access(target.parent, os.W_OK):
-        raise OutputError(f"the folder '{target.parent}' is not writable; change its permissions or give another path")
     return target
 
 
@@ -287,7 +251,7 @@ def _write(
             factor = mask_scale_factor if role == "mask_autoencoder" else 1.0
             for graph in graphs(role, module, controlnet="controlnet" in roles, scale_factor=factor):
                 report(watch, f"export {graph.name}", len(entries), total)
-                part = _network(graph, folder, options)
+                part = _network(graph, module.config, folder, options)
                 entries[graph.name], footprints[graph.name] = part.entry, part.footprint
                 sections[f"{graph.name}/model.xml"], sections[f"{graph.name}/model.bin"] = part.xml, part.weights
                 sections |= {stage_section(graph.name, stage): path for stage, path in part.stages.items()}
@@ -300,20 +264,23 @@ def _write(
         plan_file.write(target, whole_manifest, sections, scratch=folder)
 
 
-@dataclass(frozen=True)
-class _Part:
-    entry: Mapping[str, Any]
-    footprint: Footprint
-    xml: Path
-    weights: Path
-    stages: Mapping[str, Path]
-
-
-def _network(graph: Graph, folder: Path, options: Options) -> _Part:
-    """Export one graph, and its stages if it has a program; all files are left in ``folder``."""
-    half = options.weights_dtype == "float16" and fits_half(graph.state)
-    if options.weights_dtype == "float16" and not half:
+def _network(graph: Graph, config: object, folder: Path, options: Options) -> Part:
+    """One graph as files in ``folder``: exported, or taken from the cache."""
+    if options.weights_dtype == "float16" and not options.half(graph):
         warnings.warn(f"{graph.name} has weights beyond float16's range; they are kept as float32", stacklevel=2)
+    if options.cache is None:
+        return _export(graph, folder, options)
+    key = options.key(graph, config)
+    part = options.cache.load(key, f"kept-{graph.name}", folder) if options.keep_onnx is None else None
+    if part is None:
+        part = _export(graph, folder, options)
+        options.cache.keep(key, part)
+    return part
+
+
+def _export(graph: Graph, folder: Path, options: Options) -> Part:
+    """Export one graph, and its stages if it has a program; all files are left in ``folder``."""
+    half = options.half(graph)
     onnx_file = export_onnx(graph, folder / f"{graph.name}.onnx")
     ir = convert(onnx_file.path, graph, folder, half=half, weights=fingerprints(graph.state) if half else ())
     for file in folder.glob(f"{graph.name}.onnx*"):
@@ -340,7 +307,7 @@ def _network(graph: Graph, folder: Path, options: Options) -> _Part:
         "footprint": asdict(found),
         "program": asdict(staged.program) if staged is not None else None,
     }
-    return _Part(entry, found, ir.xml, ir.weights, stages)
+    return Part(entry, found, ir.xml, ir.weights, stages)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .common import ProgressBar, command_parser, emit
+from .common import ProgressBar, by, command_parser, emit
 from .extras import import_extra
 from .weights import WEIGHTS_HELP, given_weights
 
@@ -46,7 +46,16 @@ def add_parser(subparsers: Any) -> None:
         "--networks", metavar="ROLES", help="roles to include, with commas (default: all that are there)"
     )
     parser.add_argument("--keep-onnx", metavar="FOLDER", help="keep the ONNX files there")
-    parser.add_argument("--dry-run", action="store_true", help="check files and weights, and write nothing")
+    parser.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help="where exported networks are kept, so that a build that was broken off goes on where it was (default: "
+        "ctfast/export in $XDG_CACHE_HOME or ~/.cache; at most 8 GiB, what was used longest ago goes first)",
+    )
+    parser.add_argument("--no-cache", action="store_true", help="keep no networks, and use none that were kept")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check files and weights, tell what a build would do, and write nothing"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,17 +70,23 @@ def run(args: argparse.Namespace) -> int:
         "networks": args.networks.split(",") if args.networks else None,
         "weights_dtype": args.weights_dtype,
         "command": _command(args),
+        "cache": None if args.no_cache else args.cache or _default_cache(),
     }
     weights = given_weights("--weights", args.weights)
     with ProgressBar(args) as progress:
         if args.dry_run:
             job = exporter.prepare(args.model, weights, args.output, **request)
-            job.check(progress)
-            _emit_check(args, job)
+            _emit_outline(args, job, job.outline(progress))
             return 0
         path = exporter.build(args.model, weights, args.output, observer=progress, **request)
     _emit_plan(args, path, time.perf_counter() - start)
     return 0
+
+
+def _default_cache() -> Path:
+    from ..export.cache import default_folder
+
+    return default_folder()
 
 
 def _command(args: argparse.Namespace) -> str:
@@ -87,18 +102,52 @@ def _command(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _emit_check(args: argparse.Namespace, job: Any) -> None:
-    files, licence = job.files(), job.manifest["licence"]
+def _emit_outline(args: argparse.Namespace, job: Any, outline: Any) -> None:
+    files, manifest = job.files(), job.manifest
+    cache = None if job.options.cache is None else str(job.options.cache.folder)
     result = {
         "dry_run": True,
         "output": str(job.target),
-        "name": job.manifest["name"],
-        "variant": job.manifest["variant"],
+        "name": manifest["name"],
+        "variant": manifest["variant"],
         "files": files,
-        "licence": licence,
+        "networks": {
+            network.name: {
+                "parameters": network.parameters,
+                "weights_dtype": network.weights_dtype,
+                "weight_bytes": network.weight_bytes,
+                "kept": network.kept,
+            }
+            for network in outline.networks
+        },
+        "sizes": manifest["sizes"],
+        "plan_bytes": outline.plan_bytes,
+        "disk_bytes": outline.disk_bytes,
+        "peak_bytes": outline.peak_bytes,
+        "seconds": round(outline.seconds),
+        "cache": cache,
+        "licence": manifest["licence"],
     }
     lines = [f"{role}: {entry['file']}, {entry['parameters']:,} parameters" for role, entry in files.items()]
-    emit(args, result, "\n".join([*lines, f"licence: {_licence(licence)}", f"would write {job.target}"]))
+    lines += [
+        f"{network.name}: {network.weight_bytes / 1e6:.1f} MB as {network.weights_dtype}, "
+        f"{'kept from an earlier build' if network.kept else 'to be exported'}"
+        for network in outline.networks
+    ]
+    sizes = manifest["sizes"]
+    lines += [
+        f"sizes: {by(sizes['default'])} voxels of {by(sizes['spacing']['default'])} mm unless asked otherwise",
+        f"licence: {_licence(manifest['licence'])}",
+        f"cache: {cache or 'none'}",
+        f"needs about {outline.peak_bytes / 2**30:.1f} GiB of memory, {outline.disk_bytes / 1e6:.0f} MB beside the "
+        f"plan while it runs, and {_duration(outline.seconds)} of one core",
+        f"would write {job.target}, about {outline.plan_bytes / 1e6:.1f} MB",
+    ]
+    emit(args, result, "\n".join(lines))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _emit_plan(args: argparse.Namespace, path: Path, seconds: float) -> None:

@@ -17,6 +17,8 @@ from support import tiny_models  # noqa: E402
 from ctfast.cli import build as command  # noqa: E402
 from ctfast.cli import extras  # noqa: E402
 from ctfast.cli.main import build_parser, main  # noqa: E402
+from ctfast.export.build import prepare  # noqa: E402
+from ctfast.export.wrappers import graphs  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +29,19 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
 def words(folder: Path, *more: str) -> list[str]:
     weights = [f"--weights={role}={folder / role}.pt" for role in ("autoencoder", "denoiser", "controlnet")]
     return ["build", str(folder / "tiny.json"), *weights, "-o", str(folder / "tiny.plan"), *more]
 
 
-def test_a_dry_run_tells_what_it_would_do(checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_tells_what_it_would_do(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words(checkpoints, "--dry-run", "--json")) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["dry_run"] is True
@@ -41,12 +50,44 @@ def test_a_dry_run_tells_what_it_would_do(checkpoints: Path, capsys: pytest.Capt
     assert list(told["files"]) == ["autoencoder", "denoiser", "controlnet"]
     denoiser = tiny_models.modules()["denoiser"]
     assert told["files"]["denoiser"]["parameters"] == sum(p.numel() for p in denoiser.parameters())
+    assert list(told["networks"]) == ["vae_decoder", "vae_encoder", "denoiser", "controlnet", "controlnet_condition"]
+    assert told["networks"]["denoiser"]["parameters"] == told["files"]["denoiser"]["parameters"]
+    assert told["networks"]["denoiser"]["weight_bytes"] == 2 * told["files"]["denoiser"]["parameters"]
+    assert not any(network["kept"] for network in told["networks"].values())
+    assert told["plan_bytes"] == sum(network["weight_bytes"] for network in told["networks"].values())
+    assert told["sizes"]["default"] == list(tiny_models.SIZE)
+    assert told["cache"] == str(tmp_path / "ctfast" / "export")
     assert told["licence"]["class"] == "open-model"
     assert not (checkpoints / "tiny.plan").exists()
-    assert main(words(checkpoints, "--dry-run")) == 0
+    assert main(words(checkpoints, "--dry-run", "--weights-dtype=float32", "--no-cache")) == 0
     text = capsys.readouterr().out
+    assert "cache: none" in text
+    assert "sizes: 32 x 32 x 16 voxels of 2 x 2 x 3 mm unless asked otherwise" in text
     assert "licence: open-model, NVIDIA Open Model License" in text
-    assert f"would write {checkpoints / 'tiny.plan'}" in text
+    assert "MB as float32, to be exported" in text
+    assert "GiB of memory" in text
+    assert f"would write {checkpoints / 'tiny.plan'}, about " in text
+
+
+def test_a_dry_run_knows_what_an_earlier_build_kept(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {role: checkpoints / f"{role}.pt" for role in ("autoencoder", "denoiser", "controlnet")}
+    job = prepare(tiny_models.description(), files, checkpoints / "tiny.plan", cache=tmp_path)
+    fresh = job.outline()
+    network = job.model.load("denoiser")
+    key = job.options.key(graphs("denoiser", network, controlnet=True)[0], network.config)
+    (tmp_path / key).mkdir()
+    (tmp_path / key / "entry.json").touch()
+    again = job.outline()
+    assert [each.name for each in again.networks if each.kept] == ["denoiser"]
+    assert again.seconds < fresh.seconds
+    assert again.plan_bytes == fresh.plan_bytes
+    assert again.disk_bytes <= fresh.disk_bytes
+    assert main(words(checkpoints, "--dry-run", f"--cache={tmp_path}")) == 0
+    text = capsys.readouterr().out
+    assert f"cache: {tmp_path}\n" in text
+    assert "as float16, kept from an earlier build\n" in text
 
 
 def test_the_manifest_tells_the_command_without_folders(checkpoints: Path) -> None:
