@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from support.official_files import one_thread  # noqa: E402
 
 from ctfast.cli.main import main  # noqa: E402
 from ctfast.export import build  # noqa: E402
+from ctfast.plan import Plan  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     files = tiny_models.write_checkpoints(folder)
     (folder / "tiny.json").write_text(json.dumps(tiny_models.description()))
     with one_thread():
-        build(tiny_models.description(), {role: files[role] for role in ROLES}, folder / "tiny.plan")
+        pair = {role: files[role] for role in ROLES}
+        build(tiny_models.description(), pair, folder / "tiny.plan", cache=folder / "cache")
         yield folder
 
 
@@ -66,6 +69,23 @@ def test_other_checkpoints_end_with_the_code_of_a_bad_plan(folder: Path, capsys:
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] is False
     assert told["networks"][0]["altered"] == ["decoder.blocks.0.conv.conv.bias"]
+
+
+def test_a_second_build_takes_its_networks_from_the_cache(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AssertionError("everything is there")
+
+    monkeypatch.setitem(build.__globals__, "export_onnx", fail)
+    files = {role: folder / f"{role}.pt" for role in ROLES}
+    build(tiny_models.description(name="again"), files, tmp_path / "a.plan", cache=folder / "cache")
+    first, second = Plan.open(folder / "tiny.plan"), Plan.open(tmp_path / "a.plan")
+    assert second.manifest.name == "again"
+    assert second.manifest.networks == first.manifest.networks
+    assert [(part.name, part.sha256) for part in second.sections] == [(p.name, p.sha256) for p in first.sections]
+    with pytest.raises(AssertionError, match="everything is there"):
+        build(tiny_models.description(), files, tmp_path / "b.plan", cache=folder / "cache", precision="fp32")
 
 
 @pytest.mark.parametrize(
