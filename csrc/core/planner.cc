@@ -42,9 +42,13 @@ class Planner {
     std::vector<Strategy> strategies;
     if (options_.whole_bytes) strategies.push_back(whole());
     const std::vector<Keep> all(program_.tensors().size(), Keep::memory);
-    strategies.push_back(named("in_place", evaluate(all)));
+    const Strategy plain = evaluate(all);
+    const Strategy recompute = search(all, Keep::stream);
+    // What is read once, and not for its statistics, is streamed at no cost: that computes nothing again.
+    const bool nothing_again = recompute.work <= plain.work * (1.0 + 1e-9);
+    strategies.push_back(named("in_place", nothing_again ? recompute : plain));
     strategies.push_back(named("spill", search(all, Keep::spill)));
-    strategies.push_back(named("recompute", search(all, Keep::stream)));
+    strategies.push_back(named("recompute", recompute));
     return strategies;
   }
 

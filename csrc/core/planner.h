@@ -20,9 +20,9 @@ struct PlannerOptions {
 
 // How a program is run, with what that is predicted to take.
 struct Strategy {
-  // whole: one call of the whole network. in_place: every tensor is kept in memory, written over those no longer
-  // needed. spill: tensors of the largest grids go to a scratch file. recompute: some are computed again from smaller
-  // ones.
+  // whole: one call of the whole network. in_place: every tensor is computed once and, where it is needed again, kept
+  // in memory, written over one no longer needed. spill: tensors of the largest grids go to a scratch file. recompute:
+  // some are computed again from smaller ones.
   std::string name;
   std::int64_t peak_bytes = 0;
   double work = 1.0;  // multiply-adds over those of one plain pass
