@@ -32,7 +32,8 @@ class Session {
   // The same with the only output written to memory of the caller, of the right type and shape.
   virtual void run_into(const std::vector<NamedTensor>& inputs, const TensorView& output) = 0;
 
-  // Gives back what is held between runs, for a session that may be used again later. The next run prepares itself again.
+  // Gives back what is held between runs, for a session that may be used again later. The next run prepares itself
+  // again.
   virtual void release_memory() {}
 
   // Held for a whole request by whoever may share the session with other threads. Recursive, because an observer may
