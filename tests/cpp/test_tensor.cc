@@ -51,6 +51,7 @@ class NamesOnly : public ctfast::Session {
   const std::vector<std::string>& inputs() const override { return inputs_; }
   const std::vector<std::string>& outputs() const override { return inputs_; }
   std::vector<ctfast::NamedTensor> run(const std::vector<ctfast::NamedTensor>& inputs) override { return inputs; }
+  void run_into(const std::vector<ctfast::NamedTensor>&, const ctfast::TensorView&) override {}
 
  private:
   std::vector<std::string> inputs_ = {"latent", "timestep"};
