@@ -115,19 +115,18 @@ def test_norms_per_voxel_need_no_pass_for_statistics(tmp_path: Path) -> None:
     program = NativeProgram(one.staged, {})
     latent = torch.randn((1, CHANNELS, 8, 8, 100), generator=torch.Generator().manual_seed(4))
     streamed = program.strategies(rows_of(latent).shape, LITTLE)["recompute"]
-    kept = program.strategies(rows_of(latent).shape, WHOLE)["in_place"]
-    assert set(kept.stored) - set(streamed.stored) >= {"5_up"}
-    assert streamed.work == kept.work == 1.0
+    in_place = program.strategies(rows_of(latent).shape, WHOLE)["in_place"]
+    assert "5_up" not in streamed.stored
+    assert streamed.work == in_place.work == 1.0
     assert streamed.spilled_bytes == 0
     with torch.no_grad(), one_thread():
         expected = rows_of(one.network(latent))
     assert distance(program.run(rows_of(latent), streamed, tmp_path), expected) < 1e-5
 
+    # Of hours of video, less is in memory at a time than one number per voxel.
     hours = (10_000, 16, 16, CHANNELS)
-    assert (
-        program.strategies(hours, LITTLE)["recompute"].peak_bytes
-        < program.strategies(hours, LITTLE)["in_place"].peak_bytes / 5
-    )
+    voxels = 10_000 * 16 * 16 * expected[..., 0].size / latent[0, 0].numel()
+    assert program.strategies(hours, LITTLE)["recompute"].peak_bytes < 4 * voxels
 
 
 def test_the_embedded_plan_gives_the_same_in_stages() -> None:
