@@ -265,6 +265,10 @@ class Strategy:
         """Written to and read from scratch files."""
 
     @property
+    def scratch_bytes(self) -> int:
+        """The most that is in scratch files at one time."""
+
+    @property
     def seconds(self) -> float: ...
     @property
     def fits(self) -> bool: ...

@@ -54,6 +54,11 @@ class Route:
     fits: bool
     strategy: _native.Strategy | None = None
 
+    @property
+    def scratch_bytes(self) -> int:
+        """The most that it has on disk at a time."""
+        return 0 if self.strategy is None else self.strategy.scratch_bytes
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
@@ -128,7 +133,7 @@ class Routes:
         """The quickest way that fits; MemoryBudgetError says what each one needs and what would fit."""
         routes = self.all(size, budget)
         folder, free = scratch_folder(), scratch_free()
-        needs = {route.name: self.scratch_bytes(size, route) for route in routes if route.spilled_bytes}
+        needs = {route.name: route.scratch_bytes for route in routes if route.spilled_bytes}
         chosen = quickest([route for route in routes if needs.get(route.name, 0) <= free])
         if chosen is not None:
             return chosen
@@ -138,22 +143,6 @@ class Routes:
             if need > free
         ]
         raise self._refusal(size, routes, budget or 0, "".join(lacking))
-
-    def scratch_bytes(self, size: Size3, route: Route) -> int:
-        """The most that a route has on disk at a time."""
-        if self.program is None or route.strategy is None:
-            return 0
-        spilled = set(route.strategy.spilled)
-        counts = self._elements(size)
-        last = {tensor: at for at, stage in enumerate(self.program.stages) for tensor in (stage.reads, stage.adds)}
-        live: dict[str, int] = {}
-        most = 0
-        for at, stage in enumerate(self.program.stages):
-            if stage.writes in spilled:
-                live[stage.writes] = counts[stage.writes] * self.element_bytes
-            most = max(most, sum(live.values()))
-            live = {tensor: count for tensor, count in live.items() if last.get(tensor, 0) > at}
-        return most
 
     def _refusal(self, size: Size3, routes: Sequence[Route], budget: int, lacking: str) -> MemoryBudgetError:
         decodes = self.network == "vae_decoder"
@@ -214,21 +203,6 @@ class Routes:
             if needed is not None and needed <= budget and edge**3 < voxels_of(size):
                 return edge
         return None
-
-    def _elements(self, size: Size3) -> dict[str, int]:
-        """Elements of each tensor of the program, for an input of ``size``."""
-        program = self.program
-        if program is None:
-            return {}
-        sizes = {program.input: size}
-        counts = {program.input: program.input_channels * voxels_of(size)}
-        for stage in program.stages:
-            x, y, z = (
-                count * up // down for count, up, down in zip(sizes[stage.reads], stage.up, stage.down, strict=True)
-            )
-            sizes[stage.writes] = (x, y, z - stage.skip)
-            counts[stage.writes] = stage.channels * voxels_of(sizes[stage.writes])
-        return counts
 
 
 def quickest(routes: Sequence[Route]) -> Route | None:

@@ -118,8 +118,7 @@ def main() -> int:
     parser.add_argument("--engine", metavar="PLAN", help="default: the embedded default plan")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--runs", type=int, default=5, help="of the command line (default: 5)")
-    parser.add_argument("--json", action="store_true", help="print the row on stdout")
-    parser.add_argument("--append", type=Path, metavar="JSONL", help="add the row to this file")
+    records.add_output_options(parser)
     options = parser.parse_args()
 
     load_before = records.load()
@@ -142,10 +141,7 @@ def main() -> int:
     }
     entry = records.row("generation", settings, figures, load_before)
     _print(entry)
-    if options.json:
-        print(json.dumps(entry))
-    if options.append is not None:
-        records.append(options.append, [entry])
+    records.give(options, entry)
     return 0
 
 

@@ -147,10 +147,7 @@ def main() -> int:
     }
     entry = records.row("quality", settings, figures, load_before)
     _say(json.dumps(figures, indent=1))
-    if options.json:
-        print(json.dumps(entry))
-    if options.append is not None:
-        records.append(options.append, [entry])
+    records.give(options, entry)
     return 0
 
 
@@ -178,8 +175,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--realism", type=Path, metavar="SCRIPT", help="prints energy and spread for two folders")
     parser.add_argument("--montage", type=Path, metavar="PNG", help="picture of four volumes beside four scans")
-    parser.add_argument("--json", action="store_true", help="print the row on stdout")
-    parser.add_argument("--append", type=Path, metavar="JSONL", help="add the row to this file")
+    records.add_output_options(parser)
     return parser.parse_args()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -73,6 +74,20 @@ def row(benchmark: str, settings: Mapping[str, Any], figures: Mapping[str, Any],
         "settings": dict(settings),
         **figures,
     }
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Where the rows go, for ``give``."""
+    parser.add_argument("--json", action="store_true", help="print the rows on stdout")
+    parser.add_argument("--append", type=Path, metavar="JSONL", help="add the rows to this file")
+
+
+def give(options: argparse.Namespace, result: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+    """Print a row, or several as one list, and keep them, as the options say."""
+    if options.json:
+        print(json.dumps(result))
+    if options.append is not None:
+        append(options.append, [result] if isinstance(result, Mapping) else result)
 
 
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -13,7 +13,6 @@ against the exact decode, and the first pass's work as a part of the exact decod
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -237,8 +236,7 @@ def main() -> int:
     parser.add_argument("scans", type=Path, nargs="+", help="CT files (.nii.gz) or folders of *ct.nii.gz")
     parser.add_argument("--limit", type=int, default=6, help="scans of a folder (default: 6)")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
-    parser.add_argument("--json", action="store_true", help="print the row on stdout")
-    parser.add_argument("--append", type=Path, metavar="JSONL", help="add the row to this file")
+    records.add_output_options(parser)
     options = parser.parse_args()
 
     load_before = records.load()
@@ -253,10 +251,7 @@ def main() -> int:
             _say(f"  {name:55} {figures['psnr_db']:7.2f} dB  first pass {figures['first_pass_work']:.3f}")
     settings = {"plan": "headneck", "precision": "fp32 (torch)", "threads": options.threads, "scans": len(cases)}
     entry = records.row("shared_statistics", settings, {"ways": summaries(cases), "cases": cases}, load_before)
-    if options.json:
-        print(json.dumps(entry))
-    if options.append is not None:
-        records.append(options.append, [entry])
+    records.give(options, entry)
     return 0
 
 

@@ -15,7 +15,6 @@ decoding, as the official scripts do with their scale factor.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -158,10 +157,7 @@ def main() -> int:
             }
         rows.append(records.row("vs_monai", settings, figures, load_before))
     _print_table(rows)
-    if options.json:
-        print(json.dumps(rows))
-    if options.append is not None:
-        records.append(options.append, rows)
+    records.give(options, rows)
     return 0
 
 
@@ -237,8 +233,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--weights-seed", type=int, default=1, help="of the weights")
     cache = records.ROOT / "build" / "benchmarks"
     parser.add_argument("--cache", type=Path, default=cache, help="keeps weights and plans (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the rows on stdout")
-    parser.add_argument("--append", type=Path, metavar="JSONL", help="add the rows to this file")
+    records.add_output_options(parser)
     options = parser.parse_args()
     if len(options.latent) not in (1, 3) or any(extent < 8 or extent % 8 for extent in options.latent):
         parser.error("--latent: expected one or three multiples of 8")

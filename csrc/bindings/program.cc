@@ -144,6 +144,7 @@ void bind_program(py::module_& module) {
       .def_readonly("peak_bytes", &NamedStrategy::peak_bytes)
       .def_readonly("work", &NamedStrategy::work)
       .def_readonly("spilled_bytes", &NamedStrategy::spilled_bytes)
+      .def_readonly("scratch_bytes", &NamedStrategy::scratch_bytes)
       .def_readonly("seconds", &NamedStrategy::seconds)
       .def_readonly("fits", &NamedStrategy::fits)
       .def_readonly("stored", &NamedStrategy::stored)

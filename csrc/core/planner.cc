@@ -23,8 +23,6 @@ constexpr double kPerSession = 5e10;  // compiling a stage
 constexpr std::size_t kEnumerated = 10;            // tensors of one size whose every subset is tried
 constexpr std::int64_t kMostElements = INT32_MAX;  // what a backend can address in one tensor
 
-std::size_t at(int index) { return static_cast<std::size_t>(index); }
-
 class Planner {
  public:
   Planner(const Program& program, const Extent3& size, const PlannerOptions& options)
@@ -67,9 +65,9 @@ class Planner {
       const Extent3& in = extents_[at(stage.input)];
       const Extent3& out = extents_[at(stage.output)];
       const std::int64_t count = rows[at(program_.tensors()[at(stage.output)].producer)];
-      const std::int64_t read = (count * stage.down[0] / stage.up[0] + stage.before + stage.after) * in[1] * in[2] *
-                                program_.tensors()[at(stage.input)].channels;
-      const std::int64_t enlarged = (count + 4) * out[1] * out[2] * program_.tensors()[at(stage.input)].channels;
+      const std::int64_t channels = program_.tensors()[at(stage.input)].channels;
+      const std::int64_t read = stage.input_rows(count) * in[1] * in[2] * channels;
+      const std::int64_t enlarged = (count + 4) * out[1] * out[2] * channels;
       return std::max({read, enlarged, count * out[1] * out[2] * stage.channels}) < kMostElements;
     });
   }
@@ -98,6 +96,7 @@ class Planner {
       strategy.rows = rows;
       strategy.work = plain_ > 0.0 ? schedule.multiply_adds / plain_ : 1.0;
       strategy.spilled_bytes = schedule.spilled_bytes;
+      strategy.scratch_bytes = schedule.scratch_bytes;
       strategy.peak_bytes = peak_bytes(program_, extents_, schedule, rows, options_.element_bytes);
       strategy.fits = strategy.peak_bytes <= options_.budget;
       strategy.seconds =

@@ -27,6 +27,7 @@ struct Strategy {
   std::int64_t peak_bytes = 0;
   double work = 1.0;  // multiply-adds over those of one plain pass
   std::int64_t spilled_bytes = 0;
+  std::int64_t scratch_bytes = 0;
   double seconds = 0.0;  // from the options' rates
   bool fits = false;
   std::vector<Keep> keep;          // of each tensor

@@ -5,6 +5,7 @@
 // last stage's rows come out in the order of a NIfTI file. Extents here are (z, y, x).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -52,7 +53,16 @@ struct Stage : StageSpec {
   int input = 0;      // index of `reads`
   int output = 0;     // index of `writes`
   int residual = -1;  // index of `adds`
+
+  // Rows [from, to) of the input that rows [first, last) of the result need, halo included; some may lie outside it.
+  std::int64_t needs_from(std::int64_t first) const { return first * down[0] / up[0] - before; }
+  std::int64_t needs_to(std::int64_t last) const { return last * down[0] / up[0] + after; }
+  // How many these are for so many rows of the result, beginning at a multiple of `up`.
+  std::int64_t input_rows(std::int64_t rows) const { return needs_to(rows) - needs_from(0); }
 };
+
+// Index of a tensor or a stage.
+constexpr std::size_t at(int index) { return static_cast<std::size_t>(index); }
 
 struct ProgramTensor {
   std::string name;
@@ -71,6 +81,11 @@ class Program {
   const std::vector<ProgramTensor>& tensors() const { return tensors_; }
   int output() const { return output_; }
   static constexpr int kInput = 0;  // index of the input tensor
+
+  // Rows of a stage's result before its first ones are dropped.
+  static std::int64_t raw_rows(const Stage& stage, const std::vector<Extent3>& extents) {
+    return extents[at(stage.output)][0] + stage.skip;
+  }
 
   // Extents of every tensor for an input of `size`. Throws Error(request) if a stage does not divide them.
   std::vector<Extent3> extents(const Extent3& size) const;

@@ -72,30 +72,31 @@ class ScratchRows : public RowStore {
   ~ScratchRows() override { close(file_); }
 
   void write(std::int64_t first, std::int64_t count, const std::byte* rows, int /*threads*/) override {
-    std::int64_t done = 0;
-    while (done < count * width_) {
-      const ssize_t now =
-          pwrite(file_, rows + done, static_cast<std::size_t>(count * width_ - done), first * width_ + done);
-      if (now < 0 && errno == EINTR) continue;
-      if (now <= 0) fail("writing to a scratch file failed");
-      done += now;
-    }
+    in_full(count * width_, "writing to", [&](std::int64_t done, std::size_t left) {
+      return pwrite(file_, rows + done, left, first * width_ + done);
+    });
   }
 
   void read(std::int64_t first, std::int64_t count, std::byte* rows, int /*threads*/) const override {
-    std::int64_t done = 0;
-    while (done < count * width_) {
-      const ssize_t now =
-          pread(file_, rows + done, static_cast<std::size_t>(count * width_ - done), first * width_ + done);
-      if (now < 0 && errno == EINTR) continue;
-      if (now <= 0) fail("reading from a scratch file failed");
-      done += now;
-    }
+    in_full(count * width_, "reading from", [&](std::int64_t done, std::size_t left) {
+      return pread(file_, rows + done, left, first * width_ + done);
+    });
   }
 
   std::byte* in_place(std::int64_t /*first*/) const override { return nullptr; }
 
  private:
+  // Repeats a call that may do less than it is asked to, or be interrupted.
+  template <typename Call>
+  void in_full(std::int64_t bytes, const char* what, const Call& call) const {
+    for (std::int64_t done = 0; done < bytes;) {
+      const ssize_t now = call(done, static_cast<std::size_t>(bytes - done));
+      if (now < 0 && errno == EINTR) continue;
+      if (now <= 0) fail(std::string(what) + " a scratch file failed");
+      done += now;
+    }
+  }
+
   [[noreturn]] void fail(const std::string& what) const {
     throw Error(ErrorKind::memory, what + " in '" + folder_ + "': " + std::strerror(errno) +
                                        ". Make room there or name another folder in the environment's TMPDIR");
@@ -136,7 +137,7 @@ void Arena::Block::give_back() noexcept {
   arena.live_ -= bytes_;
   arena.kept_bytes_ += bytes_;
   arena.kept_.push_back(std::move(*this));
-  arena.keep_within(arena.limit_);
+  arena.shrink_to(arena.limit_);
 }
 
 Arena::Block Arena::allocate(std::int64_t bytes) {
@@ -152,9 +153,7 @@ Arena::Block Arena::allocate(std::int64_t bytes) {
     kept_.erase(best);
     kept_bytes_ -= block.bytes_;
   } else {
-    const std::int64_t limit = limit_;
-    keep_within(limit - bytes);
-    limit_ = limit;
+    shrink_to(limit_ - bytes);
     // Mapped, so that the memory goes back to the system at once when the arena lets it go.
     void* memory =
         mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -173,6 +172,10 @@ Arena::Block Arena::allocate(std::int64_t bytes) {
 
 void Arena::keep_within(std::int64_t bytes) {
   limit_ = bytes;
+  shrink_to(bytes);
+}
+
+void Arena::shrink_to(std::int64_t bytes) {
   while (!kept_.empty() && live_ + kept_bytes_ > bytes) {
     const auto largest = std::ranges::max_element(kept_, {}, &Block::bytes_);
     kept_bytes_ -= largest->bytes_;

@@ -54,6 +54,8 @@ class Arena {
   void forget_peak() { peak_ = live_; }
 
  private:
+  void shrink_to(std::int64_t bytes);
+
   std::vector<Block> kept_;
   std::int64_t limit_ = 0;
   std::int64_t kept_bytes_ = 0;

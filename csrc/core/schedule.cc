@@ -6,8 +6,6 @@ namespace ctfast {
 
 namespace {
 
-std::size_t at(int index) { return static_cast<std::size_t>(index); }
-
 class Scheduler {
  public:
   Scheduler(const Program& program, const std::vector<Extent3>& extents, const std::vector<Keep>& keep,
@@ -139,7 +137,9 @@ class Scheduler {
   }
 
   void add_up() {
-    for (const Pass& pass : schedule_.passes) {
+    std::vector<int> on_disk;  // tensors, while a pass runs
+    for (int number = 0; number < static_cast<int>(schedule_.passes.size()); ++number) {
+      const Pass& pass = schedule_.passes[at(number)];
       for (const int stage : pass.stages) {
         const Stage& it = program_.stages()[at(stage)];
         const Extent3& extent = extents_[at(it.output)];
@@ -151,8 +151,14 @@ class Scheduler {
       }
       for (const int sink : pass.sinks) {
         const int tensor = program_.stages()[at(sink)].output;
-        if (tensor != program_.output() && keep_[at(tensor)] == Keep::spill) schedule_.spilled_bytes += bytes(tensor);
+        if (tensor == program_.output() || keep_[at(tensor)] != Keep::spill) continue;
+        schedule_.spilled_bytes += bytes(tensor);
+        on_disk.push_back(tensor);
       }
+      std::int64_t live = 0;
+      for (const int tensor : on_disk) live += bytes(tensor);
+      schedule_.scratch_bytes = std::max(schedule_.scratch_bytes, live);
+      std::erase_if(on_disk, [&](int tensor) { return schedule_.last_use[at(tensor)] <= number; });
     }
   }
 

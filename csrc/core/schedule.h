@@ -46,6 +46,7 @@ struct Schedule {
   std::vector<Place> places;  // of each tensor; slot -1 unless kept in memory
   double multiply_adds = 0.0;
   std::int64_t spilled_bytes = 0;  // written and read
+  std::int64_t scratch_bytes = 0;  // the most that is in scratch files at one time
 };
 
 // Bytes of one row of a tensor; the program's input and output are float32, others have elements of `element_bytes`.

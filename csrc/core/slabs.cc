@@ -8,13 +8,7 @@ namespace ctfast {
 
 namespace {
 
-std::size_t at(int index) { return static_cast<std::size_t>(index); }
-
 std::int64_t voxels(const Extent3& extent, std::int64_t rows) { return rows * extent[1] * extent[2]; }
-
-std::int64_t input_rows(const Stage& stage, std::int64_t rows) {
-  return rows * stage.down[0] / stage.up[0] + stage.before + stage.after;
-}
 
 bool enlarges(const Stage& stage) {
   return std::ranges::any_of(stage.up, [](std::int64_t factor) { return factor > 1; });
@@ -27,7 +21,7 @@ std::int64_t stage_workspace(const Program& program, const std::vector<Extent3>&
   const std::int64_t channels = program.tensors()[at(stage.input)].channels;
   std::int64_t elements = 0;
   if (stage.norm || (stage.mask && stage.mask->grid == SlabGrid::input)) {
-    elements += voxels(extents[at(stage.input)], input_rows(stage, rows)) * channels;
+    elements += voxels(extents[at(stage.input)], stage.input_rows(rows)) * channels;
   }
   if (enlarges(stage)) elements += voxels(extents[at(stage.output)], 2 * rows + 6) * channels;
   elements += voxels(extents[at(stage.output)], rows) * stage.channels * (stage.residual >= 0 ? 2 : 1);
@@ -40,11 +34,6 @@ std::int64_t even_part(std::int64_t total, std::int64_t limit, std::int64_t step
     if (total % rows == 0) return rows;
   }
   return limit;
-}
-
-// Rows of a stage's result before its first ones are dropped.
-std::int64_t raw_rows(const Stage& stage, const std::vector<Extent3>& extents) {
-  return extents[at(stage.output)][0] + stage.skip;
 }
 
 // Bytes of the windows through which a pass's stages read.
@@ -64,7 +53,7 @@ std::int64_t window_bytes(const Program& program, const std::vector<Extent3>& ex
       if (std::ranges::find(pass.stages, reader) == pass.stages.end()) continue;
       const Stage& stage = program.stages()[at(reader)];
       if (stage.input != tensor && !streamed(tensor)) continue;
-      needed = std::max(needed, stage.input == tensor ? input_rows(stage, rows[at(reader)]) : rows[at(reader)]);
+      needed = std::max(needed, stage.input == tensor ? stage.input_rows(rows[at(reader)]) : rows[at(reader)]);
       ++readers;
     }
     if (readers > 0 && streamed(tensor)) {
@@ -88,7 +77,7 @@ std::int64_t window_bytes(const Program& program, const std::vector<Extent3>& ex
 
 std::int64_t call_bytes(const Program& program, const std::vector<Extent3>& extents, const Stage& stage,
                         std::int64_t rows, std::int64_t element_bytes) {
-  return row_bytes(program, extents, stage.input, element_bytes) * input_rows(stage, rows) +
+  return row_bytes(program, extents, stage.input, element_bytes) * stage.input_rows(rows) +
          row_bytes(program, extents, stage.output, element_bytes) * rows +
          stage_workspace(program, extents, stage, rows, element_bytes);
 }
@@ -106,7 +95,7 @@ std::vector<std::int64_t> slab_rows(const Program& program, const std::vector<Ex
       group.push_back(other);
       step = std::lcm(step, stages[other].up[0]);
     }
-    const std::int64_t total = raw_rows(stages[first], extents);
+    const std::int64_t total = Program::raw_rows(stages[first], extents);
     std::int64_t fitting = total - total % step > 0 ? total - total % step : step;
     for (const std::size_t stage : group) {
       const std::int64_t fixed = call_bytes(program, extents, stages[stage], 0, element_bytes);

@@ -16,8 +16,6 @@ namespace ctfast {
 
 namespace {
 
-std::size_t at(int index) { return static_cast<std::size_t>(index); }
-
 // How a stage reads one of its tensors: through a window, or where the rows lie.
 struct Reader {
   RowWindow* window = nullptr;
@@ -100,10 +98,7 @@ class Walker {
 
   std::int64_t rows_of(int tensor) const { return extents_[at(tensor)][0]; }
 
-  std::int64_t raw_rows(int stage) const {
-    const Stage& it = program_.stages()[at(stage)];
-    return rows_of(it.output) + it.skip;
-  }
+  std::int64_t raw_rows(int stage) const { return Program::raw_rows(program_.stages()[at(stage)], extents_); }
 
   Shape shape_of(int tensor, std::int64_t rows) const {
     const Extent3& extent = extents_[at(tensor)];
@@ -186,7 +181,7 @@ class Walker {
   void connect(int number) {
     Running& running = running_.at(number);
     const Stage& stage = *running.stage;
-    running.input.needs = -stage.before;
+    running.input.needs = stage.needs_from(0);
     running.input.window = shared_window(stage.input);
     if (!streamed(stage.input)) running.input.store = stores_[at(stage.input)].get();
     if (stage.residual < 0) return;
@@ -223,7 +218,7 @@ class Walker {
       }
       before = std::max(before, stage.before);
       after = std::max(after, stage.after);
-      needed = std::max(needed, other.rows * stage.down[0] / stage.up[0] + stage.before + stage.after);
+      needed = std::max(needed, stage.input_rows(other.rows));
     }
     if (streamed(tensor)) needed += running_.at(program_.tensors()[at(tensor)].producer).rows;
     window = own_window(tensor, before, after, needed);
@@ -276,7 +271,7 @@ class Walker {
   void bring_inputs(Running& running, std::int64_t now) {
     const Stage& stage = *running.stage;
     const std::int64_t last = running.next + now;
-    bring(running.input, stage.input, last * stage.down[0] / stage.up[0] + stage.after);
+    bring(running.input, stage.input, stage.needs_to(last));
     if (stage.residual >= 0 && running.residual.window != nullptr) {
       bring(running.residual, stage.residual, last);
     }
@@ -292,8 +287,8 @@ class Walker {
   void run_stage(Running& running, std::int64_t now, std::byte* result) {
     const Stage& stage = *running.stage;
     const std::int64_t first = running.next;
-    const std::int64_t from = first * stage.down[0] / stage.up[0] - stage.before;
-    const std::int64_t to = (first + now) * stage.down[0] / stage.up[0] + stage.after;
+    const std::int64_t from = stage.needs_from(first);
+    const std::int64_t to = stage.needs_to(first + now);
     std::vector<NamedTensor> inputs;
     const auto add = [&](const char* name, DType type, Shape shape, const void* data) {
       inputs.emplace_back(name, TensorView{type, std::move(shape), const_cast<void*>(data)});
@@ -320,7 +315,7 @@ class Walker {
     }
     running.session->run_into(inputs, {element_of(stage.output), shape_of(stage.output, now), result});
     running.next += now;
-    running.input.needs = (first + now) * stage.down[0] / stage.up[0] - stage.before;
+    running.input.needs = stage.needs_from(first + now);
     running.residual.needs = first + now;
     drop(stage.input, running.input);
     if (stage.residual >= 0 && running.residual.window != nullptr) drop(stage.residual, running.residual);

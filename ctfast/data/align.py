@@ -84,9 +84,7 @@ class _Pair:
 
     def candidates(self) -> list[Placement]:
         """The best placements of all, best first, no two of them neighbours."""
-        margin = [
-            max(0, -(-(t - s) // 2)) + t // 3 for s, t in zip(self.scan.shape, self.template.shape, strict=True)
-        ]
+        margin = [max(0, -(-(t - s) // 2)) + t // 3 for s, t in zip(self.scan.shape, self.template.shape, strict=True)]
         scores = _correlation(self.scan, self.template, margin)
         places: list[Placement] = []
         for _ in range(CANDIDATES):

@@ -18,9 +18,7 @@ class _GroupNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         n, c = x.shape[:2]
         voxels = x[0, 0].numel()
-        out, mean, rstd = torch.native_group_norm(
-            x, weight.to(x.dtype), bias.to(x.dtype), n, c, voxels, groups, eps
-        )
+        out, mean, rstd = torch.native_group_norm(x, weight.to(x.dtype), bias.to(x.dtype), n, c, voxels, groups, eps)
         ctx.save_for_backward(x, weight, mean.float(), rstd.float())
         ctx.groups = groups
         return out

@@ -298,7 +298,13 @@ def slow_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ctrl_c_while_sampling(folder: Path, slow_plan: Path, stop: signal.Signals, count: int) -> None:
     before = listing(folder)
     words = ["generate", "--engine", slow_plan, "--steps", 1000, "-o", "ct.nii.gz", "--count", count]
-    process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(*words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listens,
+    )
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and not sampling(process.pid):
         time.sleep(0.02)
@@ -311,6 +317,11 @@ def test_ctrl_c_while_sampling(folder: Path, slow_plan: Path, stop: signal.Signa
     assert (out, err) == ("", "ctfast: cancelled\n")
     assert time.monotonic() - asked < 5
     assert listing(folder) == before
+
+
+def listens() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and the tests may be such a thing."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def sampling(pid: int) -> bool:

@@ -226,21 +226,9 @@ def write(path: Path, footprints: bool = True, **changes: Any) -> Path:
                 else (encoder(), ENCODER, encoder_stages())
             )
             manifest["networks"][name], own = _staged(name, model, weights, stages)
-            sections |= own
         else:
-            model = make()
-            inputs = [port.any_name for port in model.inputs]
-            manifest["networks"][name] = {
-                "backend": "openvino",
-                "precision": "fp32",
-                "weights_dtype": "float32",
-                "inputs": inputs,
-                "outputs": [port.any_name for port in model.outputs],
-                "drop_if_unused": [each for each in inputs if "residual" in each],
-                "tensors": {},
-            }
-            xml, constants = nets.to_ir(model)
-            sections |= {f"{name}/model.xml": xml.encode(), f"{name}/model.bin": constants}
+            manifest["networks"][name], own = tiny_plan.plain_network(name, make)
+        sections |= own
         if footprints:
             manifest["networks"][name]["footprint"] = {"loaded_bytes": 1000, "bytes_per_voxel": 100.0}
     plan_file.write(path, manifest, sections)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,23 @@ NETWORKS = {
 }
 
 
+def plain_network(name: str, make: Callable[[], ov.Model]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Manifest entry and sections of a network without a program."""
+    model = make()
+    inputs = [port.any_name for port in model.inputs]
+    entry = {
+        "backend": "openvino",
+        "precision": "fp32",
+        "weights_dtype": "float32",
+        "inputs": inputs,
+        "outputs": [port.any_name for port in model.outputs],
+        "drop_if_unused": [each for each in inputs if "residual" in each],
+        "tensors": {},
+    }
+    xml, weights = nets.to_ir(model)
+    return entry, {f"{name}/model.xml": xml.encode(), f"{name}/model.bin": weights}
+
+
 def write(path: Path, leave_out: tuple[str, ...] = (), **changes: Any) -> Path:
     """Write the plan; ``changes`` replace top-level keys of the manifest, ``leave_out`` names networks to omit."""
     manifest = deepcopy(MANIFEST) | changes
@@ -82,18 +100,7 @@ def write(path: Path, leave_out: tuple[str, ...] = (), **changes: Any) -> Path:
     for name, make in NETWORKS.items():
         if name in leave_out:
             continue
-        model = make()
-        inputs = [port.any_name for port in model.inputs]
-        manifest["networks"][name] = {
-            "backend": "openvino",
-            "precision": "fp32",
-            "weights_dtype": "float32",
-            "inputs": inputs,
-            "outputs": [port.any_name for port in model.outputs],
-            "drop_if_unused": [each for each in inputs if "residual" in each],
-            "tensors": {},
-        }
-        xml, weights = nets.to_ir(model)
-        sections |= {f"{name}/model.xml": xml.encode(), f"{name}/model.bin": weights}
+        manifest["networks"][name], own = plain_network(name, make)
+        sections |= own
     plan_file.write(path, manifest, sections)
     return path

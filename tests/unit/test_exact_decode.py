@@ -409,8 +409,8 @@ def test_spilling_needs_a_disk(decoder: Routes, monkeypatch: pytest.MonkeyPatch)
     spill = routes["spill"]
     assert spill.strategy is not None
     assert spill.strategy.spilled in (["conv_in"], ["block"])
-    assert decoder.scratch_bytes(size, spill) == 8 * 48 * 48 * 32 * 4
-    assert decoder.scratch_bytes(size, routes["whole"]) == 0
+    assert spill.scratch_bytes == 8 * 48 * 48 * 32 * 4
+    assert routes["whole"].scratch_bytes == 0
     budget = spill.peak_bytes
     assert budget is not None
     assert decoder.choose(size, budget).name == "spill"
