@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,28 @@ from numpy.typing import NDArray
 from pipelines import COMPRESSION, HU_OFFSET, HU_SCALE, MODALITY, SPACING, Float32, Request, Timed
 
 #: Name of the plan of each precision, beside the ``models`` folder it was built from.
-PLANS = {"bf16": "bf16.plan", "fp32": "fp32.plan"}
+PLANS = {"bf16": "bf16.plan", "fp32": "fp32.plan", "fp16": "bf16.plan", "int8": "int8.plan"}
 
 
 class CtfastPipeline:
     """A plan's networks through ctfast's native runtime."""
 
     def load(self, folder: Path, dtype: str, threads: int) -> float:
+        """``dtype`` is a precision, or a backend and a precision: "torch:bf16"."""
         from ctfast import _native
         from ctfast.backends import Source, open_backend
         from ctfast.plan import Plan
 
         start = time.perf_counter()
         self._native: Any = _native
-        path = folder.parent / PLANS[dtype]
+        backend_name, _, precision = dtype.rpartition(":")
+        path = folder.parent / PLANS[precision]
         manifest = Plan.open(path).manifest
         plan = _native.Plan(str(path))
 
-        backend = open_backend("openvino", Source(plan, manifest, precision=dtype, threads=threads))
+        # An int8 plan says which of its networks that is.
+        asked = None if precision == "int8" else precision
+        backend = open_backend(backend_name or "openvino", Source(plan, manifest, precision=asked, threads=threads))
         self.backend = backend
         self.bits = manifest.labels.bits if manifest.labels else 0
         self.denoiser = backend.open("denoiser", manifest.networks["denoiser"].drop_if_unused)
@@ -85,7 +90,7 @@ class CtfastPipeline:
         }
 
 
-def prepare(cache: Path, seed: int) -> Path:
+def prepare(cache: Path, seed: int, precisions: Sequence[str] = ("bf16", "fp32")) -> Path:
     """Random weights in the official layout and plans built from them; returns the ``models`` folder.
 
     Both are kept under ``cache`` and made again when the code that makes them has changed.
@@ -107,7 +112,7 @@ def prepare(cache: Path, seed: int) -> Path:
     models = home / "models"
     if not all((models / name).exists() for name in networks.FILES.values()):
         networks.write_files(models, seed)
-    for precision, name in PLANS.items():
-        if not (home / name).exists():
-            ctfast.build("rflow-ct", weights=models, output=home / name, precision=precision)
+    for precision in precisions:
+        if not (home / PLANS[precision]).exists():
+            ctfast.build("rflow-ct", weights=models, output=home / PLANS[precision], precision=precision)
     return models
