@@ -43,11 +43,19 @@ class Footprint:
 
 
 @dataclass(frozen=True)
+class Onnx:
+    """The network as an ONNX graph, over the same weights: its opset and how many nodes it has."""
+
+    opset: int
+    nodes: int
+
+
+@dataclass(frozen=True)
 class Network:
     """One network of the plan; its sections are ``<name>/model.xml`` and ``<name>/model.bin`` for OpenVINO.
 
     ``program`` is the same network in stages, over the same weights, and ``footprint`` what it needs as a whole; plans
-    made before there were programs have neither.
+    made before there were programs have neither. With ``onnx`` there is an ONNX graph beside each IR.
     """
 
     backend: str
@@ -59,6 +67,7 @@ class Network:
     tensors: Mapping[str, TensorEntry] = field(default_factory=dict)
     footprint: Footprint | None = None
     program: Program | None = None
+    onnx: Onnx | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from .manifest import Network, PlanManifest, Sizes
-from .manifest_program import program_problems, stage_section
+from .manifest_program import onnx_section, program_problems, stage_section
 
 # The files of a network, as sections `<network>/<file>`, by backend. The last one holds the weights.
 BACKEND_SECTIONS: Mapping[str, tuple[str, ...]] = {"openvino": ("model.xml", "model.bin")}
@@ -33,6 +33,8 @@ def problems_with_sections(manifest: PlanManifest, lengths: Mapping[str, int]) -
         sections = [f"{name}/{file}" for file in BACKEND_SECTIONS[network.backend]]
         stages = network.program.stages if network.program is not None else ()
         needed = [*sections, *(stage_section(name, stage.name) for stage in stages)]
+        if network.onnx is not None:
+            needed += [onnx_section(name), *(onnx_section(name, stage.name) for stage in stages)]
         missing = [section for section in needed if section not in lengths]
         problems += [f"network '{name}' needs the section '{section}', and there is none" for section in missing]
         if sections[-1] not in missing:

@@ -23,6 +23,7 @@ from .manifest import (
     MemoryPeak,
     Modality,
     Network,
+    Onnx,
     PlanManifest,
     Schedule,
     Size3,
@@ -147,7 +148,14 @@ def _network(fields: Fields) -> Network:
         tensors={key: _tensor(item) for key, item in fields.children("tensors")} if fields.has("tensors") else {},
         footprint=_footprint(fields.child("footprint")) if fields.has("footprint") else None,
         program=read_program(fields.child("program")) if fields.has("program") else None,
+        onnx=_onnx(fields.child("onnx")) if fields.has("onnx") else None,
     )
+    fields.finish()
+    return result
+
+
+def _onnx(fields: Fields) -> Onnx:
+    result = Onnx(opset=fields.whole("opset", 1), nodes=fields.whole("nodes", 1))
     fields.finish()
     return result
 

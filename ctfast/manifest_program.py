@@ -83,6 +83,11 @@ def stage_section(network: str, stage: str) -> str:
     return f"{network}/stages/{stage}.xml"
 
 
+def onnx_section(network: str, stage: str | None = None) -> str:
+    """Name of the section with an ONNX graph: the network's or a stage's. Weights are in the network's ``model.bin``."""
+    return f"{network}/model.onnx" if stage is None else f"{network}/stages/{stage}.onnx"
+
+
 def read_program(fields: Fields) -> Program:
     """A program out of a manifest; problems are noted in ``fields``."""
     result = Program(

@@ -12,8 +12,8 @@ from support import plan_bytes
 
 from ctfast import plan as plan_file
 from ctfast.errors import PlanError
-from ctfast.manifest import Footprint, PlanManifest
-from ctfast.manifest_program import Program, Stage, StageMask, StageNorm, stage_section
+from ctfast.manifest import Footprint, Onnx, PlanManifest
+from ctfast.manifest_program import Program, Stage, StageMask, StageNorm, onnx_section, stage_section
 
 NORM = {"groups": 2, "eps": 1e-6, "weight": "norm.weight", "bias": "norm.bias"}
 TENSORS = {
@@ -82,6 +82,7 @@ def test_plans_without_programs_are_still_read_and_written_as_they_were() -> Non
     read = PlanManifest.from_json(plan_bytes.MANIFEST, strict=True)
     assert read.networks["vae_decoder"].program is None
     assert read.networks["vae_decoder"].footprint is None
+    assert read.networks["vae_decoder"].onnx is None
     assert read.to_json() == plan_bytes.MANIFEST
 
 
@@ -149,3 +150,26 @@ def test_every_stage_needs_its_section(tmp_path: Path) -> None:
     program = plan_file.Plan.open(tmp_path / "tiny.plan").manifest.networks["vae_decoder"].program
     assert program is not None
     assert [stage.name for stage in program.stages] == ["in", "a", "up"]
+
+
+def test_onnx_graphs_are_told_of_and_each_needs_its_section(tmp_path: Path) -> None:
+    told = manifest()
+    told["networks"]["vae_decoder"]["onnx"] = {"opset": 20, "nodes": 7}
+    sections = dict(plan_bytes.SECTIONS) | {"vae_decoder/model.bin": bytes(32)}
+    for stage in ("in", "a", "up"):
+        sections |= {stage_section("vae_decoder", stage): b"<net/>", onnx_section("vae_decoder", stage): b""}
+    with pytest.raises(PlanError, match=r"needs the section 'vae_decoder/model\.onnx', and there is none"):
+        plan_file.write(tmp_path / "tiny.plan", told, sections)
+    sections[onnx_section("vae_decoder")] = b""
+    del sections["vae_decoder/stages/a.onnx"]
+    with pytest.raises(PlanError, match=r"needs the section 'vae_decoder/stages/a\.onnx', and there is none"):
+        plan_file.write(tmp_path / "tiny.plan", told, sections)
+    sections["vae_decoder/stages/a.onnx"] = b""
+    plan_file.write(tmp_path / "tiny.plan", told, sections)
+    networks = plan_file.Plan.open(tmp_path / "tiny.plan").manifest.networks
+    assert networks["vae_decoder"].onnx == Onnx(opset=20, nodes=7)
+    assert networks["denoiser"].onnx is None
+    told["networks"]["vae_decoder"]["onnx"] = {"opset": 0}
+    message = problem(told)
+    assert "vae_decoder.onnx.opset: expected a whole number of at least 1, found 0" in message
+    assert "vae_decoder.onnx.nodes: expected a whole number of at least 1, found nothing" in message
