@@ -84,7 +84,7 @@ def stage_section(network: str, stage: str) -> str:
 
 
 def onnx_section(network: str, stage: str | None = None) -> str:
-    """Name of the section with an ONNX graph, the network's or a stage's; weights are in the network's ``model.bin``."""
+    """Name of the section with an ONNX graph, a network's or a stage's; weights are in the network's ``model.bin``."""
     return f"{network}/model.onnx" if stage is None else f"{network}/stages/{stage}.onnx"
 
 
