@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import PlanError, RequestError
-from .torch_ops import OPERATIONS, Attributes
-
-#: Which layer, and which of its outputs.
-Slot = tuple[int, int]
+from .torch_fusion import Layer, Slot, fused
+from .torch_ops import OPERATIONS
 
 _TYPES = {
     "f16": torch.float16,
@@ -30,18 +28,6 @@ _TYPES = {
     "boolean": torch.bool,
 }
 _KERNELS = ("Convolution", "ConvolutionBackpropData")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """An operation of a graph; ``names`` are those of its outputs by port."""
-
-    number: int
-    kind: str
-    attributes: Attributes
-    inputs: tuple[Slot, ...]
-    outputs: tuple[int, ...]
-    names: Mapping[int, frozenset[str]]
 
 
 @dataclass
@@ -80,7 +66,7 @@ class Graph:
             PlanError: An operation that this backend does not know.
         """
         self._title, self._device, self._dtype = title, device, dtype
-        layers = _read(xml)
+        layers = fused(_read(xml), lambda layer: [int(value) for value in self._constant(layer, weights)])
         self._known: dict[Slot, Tensor] = {}
         self._steps: list[_Step] = []
         self.inputs: dict[str, Slot] = {}
@@ -148,7 +134,7 @@ class Graph:
         attributes = layer.attributes
         if layer.kind in _KERNELS and layer.inputs[1] in self._known:
             dtype = torch.float32 if exact else self._dtype
-            self._known[layer.inputs[1]] = self._known[layer.inputs[1]].to(dtype).contiguous()
+            self._known[layer.inputs[1]] = _in_order(self._known[layer.inputs[1]].to(dtype))
         self._keep(_Step(lambda *tensors: operation(attributes, *tensors), layer.inputs, slots))
 
     def _keep(self, step: _Step) -> None:
@@ -159,10 +145,14 @@ class Graph:
             self._steps.append(step)
 
     def _finish(self) -> None:
-        """Forget constants that nothing reads, and note when each tensor is read for the last time."""
+        """Forget what nothing reads, and note when each tensor is read for the last time."""
         kept = set(self.outputs.values())
         seen: set[Slot] = set()
-        for step in reversed(self._steps):
+        steps, self._steps = self._steps, []
+        for step in reversed(steps):
+            if not (seen | kept) & set(step.outputs):
+                continue
+            self._steps.insert(0, step)
             for slot in {*step.inputs, *step.outputs} - seen - kept:
                 seen.add(slot)
                 step.last.append(slot)
@@ -173,6 +163,15 @@ def _carry_out(step: _Step, values: dict[Slot, Tensor]) -> None:
     result = step.run(*(values[slot] for slot in step.inputs))
     results = (result,) if isinstance(result, Tensor) else result
     values.update(zip(step.outputs, results, strict=True))
+
+
+def _in_order(kernel: Tensor) -> Tensor:
+    """A kernel in the order of memory that its convolution is fastest in, and which the result then has too.
+
+    In float32 that is as it is stored: with channels last some processors use a less accurate way of computing.
+    """
+    last = kernel.ndim == 5 and kernel.dtype == torch.bfloat16
+    return kernel.contiguous(memory_format=torch.channels_last_3d if last else torch.contiguous_format)
 
 
 def _same(x: Tensor) -> Tensor:
@@ -206,7 +205,9 @@ def _read(xml: bytes) -> list[Layer]:
             for port in element.findall("output/port")
         }
         inputs = tuple(sources[number, port] for port in ports)
-        layers[number] = Layer(number, element.attrib["type"], attributes, inputs, tuple(given), given)
+        extents = [int(dim.text or -1) for dim in element.findall("output/port[1]/dim")]
+        channels = extents[1] if len(extents) > 1 else -1
+        layers[number] = Layer(number, element.attrib["type"], attributes, inputs, tuple(given), given, channels)
     return _ordered(layers)
 
 

@@ -65,13 +65,14 @@ def _padded(x: Tensor, before: Sequence[int], after: Sequence[int]) -> tuple[Ten
     return F.pad(x, ends), [0] * len(before)
 
 
-def _convolution(attributes: Attributes, x: Tensor, kernel: Tensor) -> Tensor:
+def _convolution(attributes: Attributes, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     if attributes.get("auto_pad", "explicit") not in ("explicit", "notset"):
         raise _refuse(f"a convolution with auto_pad '{attributes['auto_pad']}'")
     before, after = _whole(attributes["pads_begin"]), _whole(attributes["pads_end"])
     x, padding = _padded(x.to(kernel.dtype), before, after)
     strides, dilations = _whole(attributes["strides"]), _whole(attributes["dilations"])
-    return _CONVOLUTIONS[x.ndim](x, kernel, None, strides, padding, dilations)
+    added = None if bias is None else bias.reshape(-1).to(kernel.dtype)
+    return _CONVOLUTIONS[x.ndim](x, kernel, added, strides, padding, dilations)
 
 
 def _transposed_convolution(attributes: Attributes, x: Tensor, kernel: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ def _mvn(attributes: Attributes, x: Tensor, axes: Tensor) -> Tensor:
 
 def _group_norm(attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     groups, eps = int(attributes["num_groups"]), float(attributes["epsilon"])
-    return F.group_norm(x, groups, scale.to(x.dtype), bias.to(x.dtype), eps)
+    return F.group_norm(x, groups, scale.reshape(-1).to(x.dtype), bias.reshape(-1).to(x.dtype), eps)
 
 
 def _prelu(_: Attributes, x: Tensor, slope: Tensor) -> Tensor:
