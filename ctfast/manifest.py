@@ -51,11 +51,29 @@ class Onnx:
 
 
 @dataclass(frozen=True)
+class TensorRT:
+    """How the engines of a network and of its stages were built, and for which GPU; that is where they run.
+
+    ``compute_capability`` is like "9.0". ``hardware``: "none" (this GPU), "same_compute_capability" or "ampere_plus".
+    ``refit``: the engines hold no weights, which come from ``model.bin`` when they are loaded.
+    """
+
+    version: str
+    device: str
+    compute_capability: str
+    precision: str
+    hardware: str = "none"
+    version_compatible: bool = False
+    refit: bool = True
+
+
+@dataclass(frozen=True)
 class Network:
     """One network of the plan; its sections are ``<name>/model.xml`` and ``<name>/model.bin`` for OpenVINO.
 
     ``program`` is the same network in stages, over the same weights, and ``footprint`` what it needs as a whole; plans
-    made before there were programs have neither. With ``onnx`` there is an ONNX graph beside each IR.
+    made before there were programs have neither. With ``onnx`` there is an ONNX graph beside each IR, with ``tensorrt``
+    an engine.
     """
 
     backend: str
@@ -68,6 +86,7 @@ class Network:
     footprint: Footprint | None = None
     program: Program | None = None
     onnx: Onnx | None = None
+    tensorrt: TensorRT | None = None
 
 
 @dataclass(frozen=True)

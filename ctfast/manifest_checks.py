@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from .manifest import Network, PlanManifest, Sizes
-from .manifest_program import onnx_section, program_problems, stage_section
+from .manifest_program import engine_section, onnx_section, program_problems, stage_section
 
 # The files of a network, as sections `<network>/<file>`, by backend. The last one holds the weights.
 BACKEND_SECTIONS: Mapping[str, tuple[str, ...]] = {"openvino": ("model.xml", "model.bin")}
@@ -35,6 +35,9 @@ def problems_with_sections(manifest: PlanManifest, lengths: Mapping[str, int]) -
         needed = [*sections, *(stage_section(name, stage.name) for stage in stages)]
         if network.onnx is not None:
             needed += [onnx_section(name), *(onnx_section(name, stage.name) for stage in stages)]
+        if network.tensorrt is not None:
+            engines = [engine_section(name), *(engine_section(name, stage.name) for stage in stages)]
+            needed += [section for engine in engines for section in (engine, f"{engine}.json")]
         missing = [section for section in needed if section not in lengths]
         problems += [f"network '{name}' needs the section '{section}', and there is none" for section in missing]
         if sections[-1] not in missing:

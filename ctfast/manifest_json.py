@@ -31,6 +31,7 @@ from .manifest import (
     Sizes,
     SpacingRange,
     TensorEntry,
+    TensorRT,
     WeightsSource,
 )
 from .manifest_checks import BACKEND_SECTIONS, TENSOR_BYTES, contradictions
@@ -149,6 +150,7 @@ def _network(fields: Fields) -> Network:
         footprint=_footprint(fields.child("footprint")) if fields.has("footprint") else None,
         program=read_program(fields.child("program")) if fields.has("program") else None,
         onnx=_onnx(fields.child("onnx")) if fields.has("onnx") else None,
+        tensorrt=_tensorrt(fields.child("tensorrt")) if fields.has("tensorrt") else None,
     )
     fields.finish()
     return result
@@ -156,6 +158,20 @@ def _network(fields: Fields) -> Network:
 
 def _onnx(fields: Fields) -> Onnx:
     result = Onnx(opset=fields.whole("opset", 1), nodes=fields.whole("nodes", 1))
+    fields.finish()
+    return result
+
+
+def _tensorrt(fields: Fields) -> TensorRT:
+    result = TensorRT(
+        version=fields.text("version"),
+        device=fields.text("device"),
+        compute_capability=fields.text("compute_capability"),
+        precision=fields.text("precision", ("fp32", "bf16", "fp16", "fp8")),
+        hardware=fields.text("hardware", ("none", "same_compute_capability", "ampere_plus")),
+        version_compatible=fields.flag("version_compatible"),
+        refit=fields.flag("refit"),
+    )
     fields.finish()
     return result
 

@@ -88,6 +88,11 @@ def onnx_section(network: str, stage: str | None = None) -> str:
     return f"{network}/model.onnx" if stage is None else f"{network}/stages/{stage}.onnx"
 
 
+def engine_section(network: str, stage: str | None = None) -> str:
+    """Name of the section with a TensorRT engine; what the engine was made of is in another one, ``<name>.json``."""
+    return f"{network}/model.engine" if stage is None else f"{network}/stages/{stage}.engine"
+
+
 def read_program(fields: Fields) -> Program:
     """A program out of a manifest; problems are noted in ``fields``."""
     result = Program(
