@@ -152,6 +152,18 @@ class Engine:
                     with suppress(Exception):  # nobody asked for this one
                         ahead.result().abandon()
 
+    def sample_latent(
+        self, *, progress: Progress | None = None, cancel: Cancel | None = None, **request: Any
+    ) -> NDArray[np.float32]:
+        """The latent, float32 (channels, x, y, z), that ``generate`` decodes; files are not written."""
+        job = check(Request.of(request), self.manifest)
+        with self._turn:
+            return self._sample(job, {}, observer_of(progress, cancel))
+
+    def precision(self, network: str) -> str:
+        """What a network of the plan computes in."""
+        return self._sessions.precision(network)
+
     def encode(
         self,
         image: Any,

@@ -1,0 +1,1 @@
+"""What generated volumes are worth: metrics against real ones, and quality against network calls."""
