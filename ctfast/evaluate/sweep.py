@@ -118,7 +118,8 @@ def sweep(
 
     ``time_grid`` None gives each solver its usual one. Between a number of steps that is enough and the next smaller
     one of ``steps`` that is not, the fewest are found by bisection: more steps count as no worse. The observer hears of
-    stages "sweep" and "refine", in network calls. RequestError: an argument that makes no sense; CancelledError: the observer wants to stop.
+    stages "sweep" and "refine", in network calls. RequestError: an argument that makes no sense; CancelledError: the
+    observer wants to stop.
     """
     _check(solvers, steps, seeds, reference_steps)
     start = time.monotonic()
