@@ -65,16 +65,16 @@ class _Graph:
         shift = self._reader(scale, "Add")
         if grouped.kind != "Reshape" or back is None or scale is None or shift is None:
             return
-        features, shape = grouped.inputs[0], self._layers[back.inputs[1][0]]
-        target = self._layers[grouped.inputs[1][0]]
-        if target.kind != "Const" or shape.kind != "ShapeOf" or shape.inputs[0] != features:
-            return
-        wanted = self._whole(target)
+        features = grouped.inputs[0]
         channels = self._layers[features[0]].channels
         factor, offset = self._per_channel(scale, back, channels), self._per_channel(shift, scale, channels)
-        if len(wanted) != 3 or wanted[0] != 0 or wanted[2] != -1 or factor is None or offset is None:
+        target, axes = self._numbers(grouped.inputs[1]), self._numbers(norm.inputs[1])
+        if factor is None or offset is None or target is None or axes != list(range(2, len(target))):
             return
-        attributes = {"num_groups": str(wanted[1]), "epsilon": norm.attributes["eps"]}
+        groups = target[1]
+        if target != [0, groups, -1, *[0] * (len(target) - 3)] or not self._undoes(back, features, target, channels):
+            return
+        attributes = {"num_groups": str(groups), "epsilon": norm.attributes["eps"]}
         kind = "GroupNormalization"
         one = replace(shift, kind=kind, attributes=attributes, inputs=(features, factor, offset))
         self._replace((grouped, norm, back, scale), one)
@@ -97,6 +97,18 @@ class _Graph:
         for layer in gone:
             del self.kept[layer.number]
         self.kept[one.number] = one
+
+    def _undoes(self, back: Layer, features: Slot, target: list[int], channels: int) -> bool:
+        """Whether a reshape gives the features' shape back to what another one gave the shape ``target``."""
+        shape = self._layers[back.inputs[1][0]]
+        if shape.kind == "ShapeOf":
+            return shape.inputs[0] == features
+        # The extents behind the first spatial one have stayed; the two before are told, and so the rest is one's.
+        return len(target) > 3 and self._numbers(back.inputs[1]) == [0, channels, *target[2:]]
+
+    def _numbers(self, slot: Slot) -> list[int] | None:
+        constant = self._layers[slot[0]]
+        return self._whole(constant) if constant.kind == "Const" else None
 
     def _reader(self, layer: Layer | None, kind: str) -> Layer | None:
         """The layer that alone reads what ``layer`` gives, if it is of that kind."""

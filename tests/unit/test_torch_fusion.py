@@ -35,13 +35,15 @@ def norm(
     shaped_like: Any = None,
     scale: tuple[int, ...] = (1, CHANNELS, 1, 1, 1),
     shift: tuple[int, ...] = (CHANNELS, 1, 1, 1),
-    target: tuple[int, ...] = (0, GROUPS, -1),
+    target: tuple[int, ...] = (0, GROUPS, -1, 0, 0),
+    back_to: tuple[int, ...] = (0, CHANNELS, -1, 0, 0),
+    axes: tuple[int, ...] = (2, 3, 4),
 ) -> tuple[Any, Any]:
     """A group norm as exported; and the normalised tensor within it."""
     grouped = op.reshape(x, whole(*target), special_zero=True)
-    even = op.mvn(grouped, whole(2), True, 1e-5, "inside_sqrt")
-    shape = op.shape_of(x if shaped_like is None else shaped_like)
-    back = op.reshape(even, shape, special_zero=False)
+    even = op.mvn(grouped, whole(*axes), True, 1e-5, "inside_sqrt")
+    shape = whole(*back_to) if shaped_like is None else op.shape_of(shaped_like)
+    back = op.reshape(even, shape, special_zero=True)
     return op.add(op.multiply(back, constant(*scale)), constant(*shift)), back
 
 
@@ -69,10 +71,13 @@ CASES: dict[str, tuple[Callable[[Any, Any], Any], int, int]] = {
     "norm": (lambda x, _: norm(x)[0], 1, 0),
     "norm, constants in front": (lambda x, _: op.add(constant(1, CHANNELS, 1, 1, 1), norm(x)[0]), 1, 0),
     "two norms": (lambda x, _: norm(norm(x)[0])[0], 2, 0),
-    "shape of another tensor": (lambda x, y: norm(x, shaped_like=y)[0], 0, 0),
+    "norm over a line": (lambda x, _: norm(x, x, target=(0, GROUPS, -1), axes=(2,))[0], 1, 0),
+    "shape of another tensor": (lambda x, y: norm(x, y, target=(0, GROUPS, -1), axes=(2,))[0], 0, 0),
+    "not all axes": (lambda x, _: norm(x, axes=(2, 3))[0], 0, 0),
+    "another shape": (lambda x, _: norm(x, back_to=(0, CHANNELS, 0, -1, 0), target=(0, GROUPS, 0, -1, 0))[0], 0, 0),
     "scale per voxel": (lambda x, _: norm(x, scale=(1, CHANNELS, 3, 1, 1))[0], 0, 0),
     "one scale for all": (lambda x, _: norm(x, scale=(1, 1, 1, 1, 1))[0], 0, 0),
-    "along another axis": (lambda x, _: norm(x, target=(0, -1, 24))[0], 0, 0),
+    "along another axis": (lambda x, _: norm(x, x, target=(0, -1, 24), axes=(2,))[0], 0, 0),
     "read twice": (lambda x, _: read_twice(x), 0, 0),
     "bias": (lambda x, _: op.add(convolution(x), constant(1, CHANNELS, 1, 1, 1)), 0, 1),
     "bias in front": (lambda x, _: op.add(constant(CHANNELS, 1, 1, 1), convolution(x)), 0, 1),
@@ -129,3 +134,25 @@ def test_bf16_keeps_channels_last(tmp_path: Path) -> None:
     reference = exact.run({"x": given})["out"]
     assert reference.is_contiguous()
     assert 0 < float((result - reference).norm() / reference.norm()) < 2e-2
+
+
+@pytest.mark.parametrize("role", ["autoencoder", "denoiser"])
+def test_nothing_is_left_over_in_exported_networks(role: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    from support import tiny_models
+
+    from ctfast.export.onnx import export_onnx
+    from ctfast.export.openvino import convert
+    from ctfast.export.wrappers import graphs
+
+    graph = graphs(role, tiny_models.modules()[role])[0]
+    files = convert(export_onnx(graph, tmp_path / "graph.onnx").path, graph, tmp_path, half=False, weights=())
+    stored = files.weights.read_bytes()
+
+    def values(layer: Any) -> list[int]:
+        start, size = int(layer.attributes["offset"]), int(layer.attributes["size"])
+        return np.frombuffer(stored[start : start + size], np.int64).tolist()
+
+    kinds = Counter(layer.kind for layer in fused(_read(files.xml.read_bytes()), values))
+    assert kinds["GroupNormalization"] == files.operations["MVN"] > 3
+    assert kinds["MVN"] == 0
