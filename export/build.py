@@ -23,17 +23,18 @@ from ctfast.export.cache import Part
 from ctfast.export.constants import Constants
 from ctfast.export.describe import Shapes, completed, described, with_networks
 from ctfast.export.memory import footprint, predict
-from ctfast.export.onnx import export_onnx
+from ctfast.export.onnx import OPSET, onnx_model, save_onnx
+from ctfast.export.onnx_weights import save_over_weights
 from ctfast.export.openvino import convert
 from ctfast.export.options import Options, checked_options, checked_output
 from ctfast.export.outline import Outline, outline
 from ctfast.export.scratch import owned_folder
-from ctfast.export.shared_graphs import SharedWeights, write_stages
+from ctfast.export.shared_graphs import SharedWeights
 from ctfast.export.sources import Model, Weights, resolve
+from ctfast.export.stages import write_stages
 from ctfast.export.tensors import fingerprints, locate
 from ctfast.export.wrappers import GRAPHS, Graph, graphs
-from ctfast.manifest import Footprint, PlanManifest
-from ctfast.manifest_program import stage_section
+from ctfast.manifest import Footprint, Onnx, PlanManifest
 from ctfast.networks import AutoencoderKL, ControlNet, DenoiserUNet
 from ctfast.observer import Observer, Progress, observer_of, report
 
@@ -58,6 +59,7 @@ def build(
     weights_dtype: str | None = None,
     command: str | None = None,
     cache: str | os.PathLike[str] | None = None,
+    opset: int = OPSET,
 ) -> Path:
     """Make a plan from checkpoints.
 
@@ -69,18 +71,19 @@ def build(
         precision: What the plan's networks run in where the processor can: "bf16" or "fp32".
         name: The plan's name; the variant's unless given.
         observer: Called as observer(stage, done, total); returning False cancels.
-        keep_onnx: Folder for the ONNX files in between, which are removed unless it is given.
+        keep_onnx: Folder for ONNX files of the networks, with their weights, for use outside of ctfast.
         dry_run: Check files, weights and description, and write nothing.
         networks: Roles to include; None for all whose files are there.
         weights_dtype: "float16" or "float32"; by default float16 for bf16, float32 for fp32.
         command: What the manifest says the plan was made with.
         cache: Folder of networks that were exported before, to which this build's are added; see ctfast.export.cache.
+        opset: Of all ONNX graphs: 20, or 23, in which norms and attention are single operators.
 
     Returns:
         ``output``.
 
     Raises:
-        RequestError: Unknown variant, backend, precision or network, or a description that cannot be used.
+        RequestError: Unknown variant, backend, precision, opset or network, or a description that cannot be used.
         CheckpointError: Files are missing or do not fit the networks.
         OutputError: The plan cannot be written.
         CancelledError: ``observer`` asked to stop.
@@ -97,6 +100,7 @@ def build(
         weights_dtype=weights_dtype,
         command=command,
         cache=cache,
+        opset=opset,
     )
     if dry_run:
         job.outline(observer)
@@ -147,9 +151,10 @@ def prepare(
     weights_dtype: str | None = None,
     command: str | None = None,
     cache: str | os.PathLike[str] | None = None,
+    opset: int = OPSET,
 ) -> Job:
     """Everything of ``build`` up to loading the first network; it takes the same arguments and raises the same."""
-    options = checked_options(backend, precision, weights_dtype, keep_onnx, cache)
+    options = checked_options(backend, precision, weights_dtype, keep_onnx, cache, opset)
     target = checked_output(output)
     model = resolve(variant_or_config, weights, networks)
     if command is None:
@@ -253,8 +258,7 @@ def _write(
                 report(watch, f"export {graph.name}", len(entries), total)
                 part = _network(graph, module.config, folder, options)
                 entries[graph.name], footprints[graph.name] = part.entry, part.footprint
-                sections[f"{graph.name}/model.xml"], sections[f"{graph.name}/model.bin"] = part.xml, part.weights
-                sections |= {stage_section(graph.name, stage): path for stage, path in part.stages.items()}
+                sections |= {f"{graph.name}/{name}": path for name, path in part.files.items()}
             del module, graph
             gc.collect()
         report(watch, "write", total, total)
@@ -281,8 +285,12 @@ def _network(graph: Graph, config: object, folder: Path, options: Options) -> Pa
 def _export(graph: Graph, folder: Path, options: Options) -> Part:
     """Export one graph, and its stages if it has a program; all files are left in ``folder``."""
     half = options.half(graph)
-    onnx_file = export_onnx(graph, folder / f"{graph.name}.onnx")
+    model = onnx_model(graph)
+    onnx_file = save_onnx(model, graph, folder / f"{graph.name}.onnx")
     ir = convert(onnx_file.path, graph, folder, half=half, weights=fingerprints(graph.state) if half else ())
+    if options.opset != OPSET:
+        model = onnx_model(graph, options.opset)
+        onnx_file = save_onnx(model, graph, onnx_file.path)
     for file in folder.glob(f"{graph.name}.onnx*"):
         if options.keep_onnx is None:
             file.unlink()
@@ -291,10 +299,12 @@ def _export(graph: Graph, folder: Path, options: Options) -> Part:
             shutil.move(file, options.keep_onnx / file.name)
     table = locate(ir.xml, ir.weights, graph.state, half=half)
     _log.info("%s: ONNX %s; OpenVINO %s", graph.name, dict(onnx_file.operators), dict(ir.operations))
-    staged, stages = None, dict[str, Path]()
-    if graph.program is not None:
-        staged = graph.program(Constants(ir.weights, table))
-        stages = write_stages(staged, SharedWeights(ir.xml, ir.weights, table), folder / graph.name)
+    shared = SharedWeights(ir.xml, ir.weights, table)
+    files = {"model.xml": ir.xml, "model.bin": ir.weights, "model.onnx": folder / f"{graph.name}.onnx"}
+    save_over_weights(model, files["model.onnx"], shared, table)
+    staged = None if graph.program is None else graph.program(Constants(ir.weights, table))
+    if staged is not None:
+        files |= write_stages(staged, graph.name, shared, folder / graph.name, options.opset)
     found = footprint(graph, ov.Core().read_model(ir.xml), ir.weights.stat().st_size, options.precision)
     entry = {
         "backend": "openvino",
@@ -306,8 +316,9 @@ def _export(graph: Graph, folder: Path, options: Options) -> Part:
         "tensors": {key: asdict(tensor) for key, tensor in table.items()},
         "footprint": asdict(found),
         "program": asdict(staged.program) if staged is not None else None,
+        "onnx": asdict(Onnx(options.opset, sum(onnx_file.operators.values()))),
     }
-    return Part(entry, found, ir.xml, ir.weights, stages)
+    return Part(entry, found, files)
 
 
 @contextmanager

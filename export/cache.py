@@ -41,13 +41,14 @@ _PARTS = ".part-"
 
 @dataclass(frozen=True)
 class Part:
-    """One network as it goes into a plan: its entry in the manifest, and the files that become its sections."""
+    """One network as it goes into a plan: its entry in the manifest, and its sections' files.
+
+    ``files`` are by the sections' names without the network's, such as "model.xml", in their order in the plan.
+    """
 
     entry: Mapping[str, Any]
     footprint: Footprint
-    xml: Path
-    weights: Path
-    stages: Mapping[str, Path]
+    files: Mapping[str, Path]
 
 
 def default_folder() -> Path:
@@ -72,8 +73,8 @@ class ExportCache:
         source, target = self.folder / key, scratch / name
         try:
             contents = json.loads((source / _CONTENTS).read_text(encoding="utf-8"))
-            (target / "stages").mkdir(parents=True)
             for file, digest in contents["files"].items():
+                (target / file).parent.mkdir(parents=True, exist_ok=True)
                 _link(source / file, target / file)
                 if sha256_of(target / file) != digest:
                     raise ValueError(f"{file} has another checksum")
@@ -87,25 +88,21 @@ class ExportCache:
             if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):  # a full disk is not its fault
                 self._drop(source)
             return None
-        stages = {stage: target / "stages" / f"{stage}.xml" for stage in contents["stages"]}
         footprint = Footprint(**contents["footprint"])
         _log.info("%s: taken from %s", name, source)
-        return Part(contents["entry"], footprint, target / "model.xml", target / "model.bin", stages)
+        return Part(contents["entry"], footprint, {file: target / file for file in contents["files"]})
 
     def keep(self, key: str, part: Part) -> None:
         """Add a network, and remove those used longest ago if there are too many bytes."""
-        files = {"model.xml": part.xml, "model.bin": part.weights}
-        files |= {f"stages/{stage}.xml": path for stage, path in part.stages.items()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with owned_folder(self.folder, _PARTS) as scratch:
                 entry = scratch / key
-                (entry / "stages").mkdir(parents=True)
-                for name, path in files.items():
+                for name, path in part.files.items():
+                    (entry / name).parent.mkdir(parents=True, exist_ok=True)
                     _link(path, entry / name)
                 contents = {
-                    "files": {name: sha256_of(path) for name, path in files.items()},
-                    "stages": list(part.stages),
+                    "files": {name: sha256_of(path) for name, path in part.files.items()},
                     "entry": part.entry,
                     "footprint": asdict(part.footprint),
                 }

@@ -137,7 +137,7 @@ def _run(source: ir.Value, want: _Extents) -> _Run:
     have = _extents(source) or ()
     best = _Run(source, 0, 0, Fraction(1))
     for first in range(len(have)):
-        factors = []
+        factors: list[Fraction] = []
         for (number, free), (wanted, wanted_free) in zip(have[first:], want, strict=False):
             if not free or free != wanted_free or (factors and factors[0] != Fraction(wanted, number)):
                 break

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 from onnxscript import opset20
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ _op: Any = opset20
 #: From this opset on there are operators for the norm over groups and for attention, and they are used.
 SINGLE_OPERATORS = 23
 
-#: Key of an initializer's metadata: "yes" if it is a weight whose two axes are exchanged.
+#: What is kept with an initializer that is a weight: its key in the state dict, and whether its axes are exchanged.
+KEY = "ctfast.key"
 TRANSPOSED = "ctfast.transposed"
 
 
@@ -46,8 +47,8 @@ class _Flat(nn.Module):
 def trace(graph: Graph, opset: int) -> ir.Model:
     """The graph as an ONNX model whose batch and spatial axes are free.
 
-    Initializers that are tensors of the state dict have their keys as names, and the same memory; one that is used as
-    its transpose is marked with TRANSPOSED. Nothing is computed, so the time depends on the network's depth alone.
+    Initializers that are tensors of the state dict have their keys as names, and the same memory; KEY and TRANSPOSED in
+    their ``meta`` tell which and how. Nothing is computed, so the time depends on the network's depth alone.
     """
     flat = _Flat(graph.module)
     with _quiet(), torch.no_grad():
@@ -72,6 +73,7 @@ def trace(graph: Graph, opset: int) -> ir.Model:
         fix_reshapes(model, {port.name for port in graph.inputs if port.name in graph.drop_if_unused})
         _as_initializers(model, weights)
         RemoveUnusedNodesPass()(model)
+        ClearMetadataAndDocStringPass()(model)  # where in torch's sources each node comes from
     return model
 
 
@@ -182,6 +184,7 @@ def _as_initializers(model: ir.Model, weights: Mapping[str, ir.TensorProtocol]) 
         reshaped = [node for node in uses if node.op_type in ("Unsqueeze", "Transpose")]
         if len(reshaped) < len(uses):
             value.const_value = tensor
+            value.meta[KEY] = key
             model.graph.register_initializer(value)
         for node in reshaped:
             _absorb(model, node, key, tensor)
@@ -201,8 +204,8 @@ def _absorb(model: ir.Model, node: ir.Node, key: str, tensor: ir.TensorProtocol)
     name = next(name for name in (key, *(f"{key}.{count}" for count in range(1, 1000))) if name not in taken)
     made = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
     made.const_value = ir.Tensor(array, name=name)
-    if node.op_type == "Transpose":
-        made.metadata_props[TRANSPOSED] = "yes"
+    made.meta[KEY] = key
+    made.meta[TRANSPOSED] = node.op_type == "Transpose"
     model.graph.register_initializer(made)
     node.outputs[0].replace_all_uses_with(made)
     model.graph.remove(node, safe=True)

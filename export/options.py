@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ctfast.errors import OutputError, RequestError
 from ctfast.export.cache import ExportCache, key_of
+from ctfast.export.onnx import OPSET, OPSETS
 from ctfast.export.tensors import fits_half
 from ctfast.export.wrappers import Graph
 
@@ -20,13 +21,15 @@ WEIGHTS_DTYPES = ("float16", "float32")
 class Options:
     """How networks are written: ``precision`` is what they run in, ``weights_dtype`` how their weights are kept.
 
-    ``keep_onnx`` is a folder for the ONNX files in between, ``cache`` has networks that were exported before.
+    ``keep_onnx`` is a folder for ONNX files with their weights, ``cache`` has networks that were exported before, and
+    ``opset`` is that of all ONNX graphs.
     """
 
     precision: str = "bf16"
     weights_dtype: str = "float16"
     keep_onnx: Path | None = None
     cache: ExportCache | None = None
+    opset: int = OPSET
 
     def half(self, graph: Graph) -> bool:
         """Whether a graph's weights are written as float16."""
@@ -34,7 +37,7 @@ class Options:
 
     def key(self, graph: Graph, config: object) -> str:
         """What a graph is kept under in the cache; ``config`` is its network's shape."""
-        return key_of(graph, config, {"precision": self.precision, "half": self.half(graph)})
+        return key_of(graph, config, {"precision": self.precision, "half": self.half(graph), "opset": self.opset})
 
     def kept(self, graph: Graph, config: object) -> bool:
         """Whether a build would take a graph from the cache."""
@@ -47,6 +50,7 @@ def checked_options(
     weights_dtype: str | None,
     keep_onnx: str | os.PathLike[str] | None,
     cache: str | os.PathLike[str] | None = None,
+    opset: int = OPSET,
 ) -> Options:
     """The options, if there are such; RequestError tells which there are."""
     if backend not in BACKENDS:
@@ -57,8 +61,10 @@ def checked_options(
         weights_dtype = "float16" if precision == "bf16" else "float32"
     if weights_dtype not in WEIGHTS_DTYPES:
         raise RequestError(f"weights_dtype: expected {' or '.join(WEIGHTS_DTYPES)}, found {weights_dtype!r}")
+    if opset not in OPSETS:
+        raise RequestError(f"opset: expected {' or '.join(map(str, OPSETS))}, found {opset!r}")
     kept = None if cache is None else ExportCache(Path(cache))
-    return Options(precision, weights_dtype, None if keep_onnx is None else Path(keep_onnx), kept)
+    return Options(precision, weights_dtype, None if keep_onnx is None else Path(keep_onnx), kept, opset)
 
 
 def checked_output(output: str | os.PathLike[str]) -> Path:

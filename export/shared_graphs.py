@@ -12,7 +12,6 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from ctfast.export.openvino import fingerprint
-from ctfast.export.program import StagedNetwork
 from ctfast.export.tensors import ALIGNMENT
 from ctfast.manifest import TensorEntry
 
@@ -42,12 +41,12 @@ class SharedWeights:
         own.unlink()
         root = ET.fromstring(path.read_bytes())
         for constant in _constants(root):
-            offset = self._place(data[constant.offset : constant.offset + constant.size])
+            offset = self.place(data[constant.offset : constant.offset + constant.size])
             constant.attributes.set("offset", str(offset))
         path.write_bytes(b'<?xml version="1.0"?>\n' + ET.tostring(root))
 
-    def _place(self, values: NDArray[np.uint8]) -> int:
-        """Where these bytes are in ``model.bin``."""
+    def place(self, values: NDArray[np.uint8]) -> int:
+        """Where these bytes are in ``model.bin``; they are added to it if they are not there yet."""
         key = fingerprint(values)
         if key not in self._places:
             with self._weights.open("ab") as file:
@@ -55,15 +54,6 @@ class SharedWeights:
                 self._places[key] = file.tell()
                 file.write(values.tobytes())
         return self._places[key]
-
-
-def write_stages(staged: StagedNetwork, shared: SharedWeights, folder: Path) -> dict[str, Path]:
-    """Write the graphs of all stages into ``folder``, which is made; the files by the stages' names."""
-    folder.mkdir()
-    paths = {name: folder / f"{name}.xml" for name in staged.graphs}
-    for name, model in staged.graphs.items():
-        shared.save(model, paths[name])
-    return paths
 
 
 class _Constant:

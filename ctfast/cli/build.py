@@ -45,7 +45,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--networks", metavar="ROLES", help="roles to include, with commas (default: all that are there)"
     )
-    parser.add_argument("--keep-onnx", metavar="FOLDER", help="keep the ONNX files there")
+    parser.add_argument("--keep-onnx", metavar="FOLDER", help="write ONNX files of the networks there, with weights")
+    parser.add_argument(
+        "--opset",
+        type=int,
+        default=20,
+        help="20 or 23: version of the ONNX operators; with 23 norms and attention are one each (default: 20)",
+    )
     parser.add_argument(
         "--cache",
         metavar="FOLDER",
@@ -67,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         "precision": args.precision,
         "name": args.name,
         "keep_onnx": args.keep_onnx,
+        "opset": args.opset,
         "networks": args.networks.split(",") if args.networks else None,
         "weights_dtype": args.weights_dtype,
         "command": _command(args),
@@ -96,6 +103,8 @@ def _command(args: argparse.Namespace) -> str:
         role, sign, path = entry.partition("=")
         words += ["--weights", f"{role}={Path(path).name}" if sign else Path(entry).name]
     words += ["-o", Path(args.output).name, "--precision", args.precision]
+    if args.opset != 20:
+        words += ["--opset", str(args.opset)]
     for option in ("weights_dtype", "name", "networks"):
         if getattr(args, option):
             words += [f"--{option.replace('_', '-')}", getattr(args, option)]

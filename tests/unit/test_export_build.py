@@ -42,7 +42,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None
         def fail(*_: Any, **__: Any) -> Any:
             raise error
 
-        monkeypatch.setitem(build.__globals__, "export_onnx", fail)
+        monkeypatch.setitem(build.__globals__, "onnx_model", fail)
 
     fail_with(AssertionError("nothing may be exported here"))
     return fail_with

@@ -12,15 +12,22 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
 
+import onnx  # noqa: E402
 import openvino as ov  # noqa: E402
 from openvino import opset13 as op  # noqa: E402
 from support.official_files import redraw  # noqa: E402
 from support.program_walker import compiled  # noqa: E402
 
+from ctfast.errors import CtfastError  # noqa: E402
 from ctfast.export.constants import Constants  # noqa: E402
+from ctfast.export.onnx import OPSET  # noqa: E402
 from ctfast.export.openvino import fingerprint  # noqa: E402
-from ctfast.export.shared_graphs import SharedWeights, write_stages  # noqa: E402
+from ctfast.export.shared_graphs import SharedWeights  # noqa: E402
+from ctfast.export.stage_onnx import stage_model  # noqa: E402
+from ctfast.export.stages import write_stages  # noqa: E402
 from ctfast.export.tensors import ALIGNMENT, fits_half, locate  # noqa: E402
 from ctfast.export.vae_program import decoder_program  # noqa: E402
 from ctfast.manifest import TensorEntry  # noqa: E402
@@ -36,6 +43,7 @@ class Files:
     whole: Path
     weights: Path
     stages: dict[str, Path]
+    onnx: dict[str, Path]
     table: dict[str, TensorEntry]
     before: int
 
@@ -60,8 +68,9 @@ def made(folder: Path, half: bool) -> Files:
     table = locate(whole, weights, state, half=half)
     before = weights.stat().st_size
     staged = decoder_program(CONFIG, Constants(weights, table))
-    stages = write_stages(staged, SharedWeights(whole, weights, table), folder / "stages")
-    return Files(whole, weights, stages, table, before)
+    written = write_stages(staged, "vae_decoder", SharedWeights(whole, weights, table), folder / "stages", OPSET)
+    stages, graphs = ({path.stem: path for path in written.values() if path.suffix == s} for s in (".xml", ".onnx"))
+    return Files(whole, weights, stages, graphs, table, before)
 
 
 @pytest.fixture(params=[False, True], ids=["float32", "float16"])
@@ -72,6 +81,30 @@ def half(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def files(tmp_path: Path, half: bool) -> Files:
     return made(tmp_path / "net", half)
+
+
+def external(onnx_path: Path) -> list[tuple[int, int]]:
+    """Offset and size of each constant of an ONNX graph that is not in the file itself."""
+    found = []
+    for tensor in onnx.load(str(onnx_path), load_external_data=False).graph.initializer:
+        told = {entry.key: entry.value for entry in tensor.external_data}
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            assert told["location"] == "model.bin"
+            found.append((int(told["offset"]), int(told["length"])))
+    return found
+
+
+def stage_inputs(name: str, model: ov.Model, generator: np.random.Generator) -> dict[str, Any]:
+    """Inputs of a stage for four rows of x."""
+    inputs = {}
+    for port in model.inputs:
+        sizes = [4 if axis.is_dynamic else axis.get_length() for axis in port.get_partial_shape()]
+        if name.endswith("_up") and port.any_name == "mask":
+            sizes[1] = 6  # of the rows that four rows of input give
+        if port.any_name == "residual":
+            sizes[1] = 2
+        inputs[port.any_name] = generator.standard_normal(sizes).astype(np.float32)
+    return inputs
 
 
 def constants(xml: Path) -> list[tuple[int, int]]:
@@ -92,6 +125,7 @@ def test_stages_share_the_networks_weights(files: Files) -> None:
 def test_nothing_is_in_the_weights_twice(files: Files) -> None:
     data = np.fromfile(files.weights, np.uint8)
     spans = {span for path in (files.whole, *files.stages.values()) for span in constants(path)}
+    spans |= {span for path in files.onnx.values() for span in external(path)}
     for entry in files.table.values():
         spans.add((entry.offset, int(np.prod(entry.shape)) * np.dtype(entry.dtype).itemsize))
     places: dict[bytes, set[int]] = {}
@@ -113,16 +147,40 @@ def test_stages_read_from_their_files_compute_what_was_described(files: Files) -
     generator = np.random.default_rng(0)
     for name, path in files.stages.items():
         model = ov.Core().read_model(path.read_bytes(), weights)
-        inputs = {}
-        for port in model.inputs:
-            sizes = [4 if axis.is_dynamic else axis.get_length() for axis in port.get_partial_shape()]
-            if name.endswith("_up") and port.any_name == "mask":
-                sizes[1] = 6  # of the rows that four rows of input give
-            if port.any_name == "residual":
-                sizes[1] = 2
-            inputs[port.any_name] = generator.standard_normal(sizes).astype(np.float32)
+        inputs = stage_inputs(name, model, generator)
         found, expected = compiled(model)(inputs), compiled(described[name])(inputs)
         np.testing.assert_array_equal(found, expected)
+
+
+def test_onnx_graphs_of_stages_compute_what_the_others_do(files: Files) -> None:
+    weights = ov.Tensor(np.fromfile(files.weights, np.uint8))
+    generator = np.random.default_rng(1)
+    assert files.onnx.keys() == files.stages.keys()
+    for name, path in files.onnx.items():
+        beside = files.weights.with_name(path.name)
+        beside.write_bytes(path.read_bytes())
+        onnx.checker.check_model(str(beside), full_check=True)
+        model = ov.Core().read_model(files.stages[name].read_bytes(), weights)
+        inputs = stage_inputs(name, model, generator)
+        session = onnxruntime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
+        assert {port.name for port in session.get_inputs()} == inputs.keys()
+        (found,), expected = session.run(["y"], inputs), compiled(model)(inputs)
+        assert found.shape == expected.shape
+        assert float(np.linalg.norm(found - expected) / np.linalg.norm(expected)) < 1e-6
+
+
+def test_onnx_graphs_of_stages_hold_no_weights(files: Files) -> None:
+    for name, path in files.onnx.items():
+        kernels = [span for span in constants(files.stages[name]) if span[1] > 1024]
+        assert set(kernels) <= set(external(path))
+        assert path.stat().st_size < 4096
+
+
+def test_an_operation_without_a_rule_is_refused() -> None:
+    x = op.parameter([1, 2, 2, 2, 4], np.float32)
+    x.output(0).set_names({"x"})
+    with pytest.raises(CtfastError, match=r"a stage of vae_decoder has the operation Tanh, for which"):
+        stage_model(ov.Model([op.tanh(x)], [x]), "vae_decoder", OPSET)
 
 
 def test_equal_builds_give_equal_files(files: Files, half: bool, tmp_path: Path) -> None:
@@ -132,3 +190,4 @@ def test_equal_builds_give_equal_files(files: Files, half: bool, tmp_path: Path)
     assert files.weights.read_bytes() == again.weights.read_bytes()
     for name, path in files.stages.items():
         assert path.read_bytes() == again.stages[name].read_bytes()
+        assert files.onnx[name].read_bytes() == again.onnx[name].read_bytes()
