@@ -55,6 +55,16 @@ def rflow_time_grid(
     ``mode``: "monai" (half-precision t, truncated next t) or "exact".
     """
 
+def given_time_grid(
+    times: Sequence[float] | npt.NDArray[np.float64],
+    latent_voxels: int,
+    *,
+    train_steps: int = 1000,
+    base_voxels: int = 32768,
+    transform: bool = True,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The exact (t, dt) of ``times`` instead of equal steps: from train_steps on, falling, before the transform."""
+
 def integrate(
     solver: str,
     t: Sequence[float] | npt.NDArray[np.float64],

@@ -30,6 +30,13 @@ py::tuple time_grid(int steps, std::int64_t latent_voxels, const std::string& mo
   return py::make_tuple(py::array(py::cast(grid.t)), py::array(py::cast(grid.dt)));
 }
 
+py::tuple given_grid(const std::vector<double>& times, std::int64_t latent_voxels, std::int64_t train_steps,
+                     std::int64_t base_voxels, bool transform) {
+  const RFlowOptions options{.train_steps = train_steps, .base_voxels = base_voxels, .transform = transform};
+  const TimeGrid grid = given_time_grid(times, latent_voxels, options);
+  return py::make_tuple(py::array(py::cast(grid.t)), py::array(py::cast(grid.dt)));
+}
+
 py::array integrate_python(const std::string& solver, std::vector<double> t, std::vector<double> dt,
                            const py::function& velocity, const py::object& x, const py::object& observer) {
   const py::array given = contiguous(x, "x");
@@ -64,6 +71,9 @@ void bind_numerics(py::module_& module) {
              py::kw_only(), py::arg("train_steps") = defaults.train_steps,
              py::arg("base_voxels") = defaults.base_voxels, py::arg("spatial_dim") = defaults.spatial_dim,
              py::arg("transform") = defaults.transform, py::arg("steps_offset") = defaults.steps_offset);
+  module.def("given_time_grid", &given_grid, py::arg("times"), py::arg("latent_voxels"), py::kw_only(),
+             py::arg("train_steps") = defaults.train_steps, py::arg("base_voxels") = defaults.base_voxels,
+             py::arg("transform") = defaults.transform);
   module.def("integrate", &integrate_python, py::arg("solver"), py::arg("t"), py::arg("dt"), py::arg("velocity"),
              py::arg("x"), py::arg("observer") = py::none());
 }

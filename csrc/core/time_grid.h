@@ -32,6 +32,11 @@ struct RFlowOptions {
 // `steps` times for a latent of `latent_voxels` spatial positions (channels not counted). Throws Error(request).
 TimeGrid rflow_time_grid(int steps, std::int64_t latent_voxels, GridMode mode, const RFlowOptions& options = {});
 
+// The exact grid of given times instead of equal steps: they begin at train_steps and fall, all above 0, and go through
+// the same transform. Throws Error(request).
+TimeGrid given_time_grid(const std::vector<double>& times, std::int64_t latent_voxels,
+                         const RFlowOptions& options = {});
+
 // The nearest IEEE 754 binary16 value, ties to even; infinite from 65520 on.
 double round_to_half(double value);
 

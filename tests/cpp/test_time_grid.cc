@@ -8,6 +8,7 @@
 #include "core/time_grid.h"
 
 using ctfast::ErrorKind;
+using ctfast::given_time_grid;
 using ctfast::GridMode;
 using ctfast::rflow_time_grid;
 using ctfast::RFlowOptions;
@@ -121,6 +122,34 @@ void exact_grid() {
   CHECK_NEAR(rflow_time_grid(2, voxels(64, 64, 64), GridMode::exact).t[1], 2000.0 / 3.0, 1e-9);
 }
 
+void given_times() {
+  for (const std::int64_t latent : {voxels(24, 24, 16), voxels(64, 64, 64)}) {
+    for (const bool transform : {true, false}) {
+      RFlowOptions options;
+      options.transform = transform;
+      const TimeGrid even = given_time_grid({1000, 800, 600, 400, 200}, latent, options);
+      const TimeGrid exact = rflow_time_grid(5, latent, GridMode::exact, options);
+      for (std::size_t i = 0; i < even.t.size(); ++i) {
+        CHECK_NEAR(even.t[i], exact.t[i], 1e-9);
+        CHECK_NEAR(even.dt[i], exact.dt[i], 1e-12);
+      }
+    }
+  }
+  RFlowOptions plain;
+  plain.transform = false;
+  const TimeGrid grid = given_time_grid({1000, 900, 50}, 0, plain);
+  CHECK(grid.t == (std::vector<double>{1000, 900, 50}));
+  CHECK_NEAR(grid.dt[1], 0.85, 1e-12);
+  CHECK_NEAR(grid.dt[2], 0.05, 1e-12);
+  // r = 2 at u = 1/2: 2 * 0.5 / 1.5.
+  CHECK_NEAR(given_time_grid({1000, 500, 1}, voxels(64, 64, 64)).t[1], 2000.0 / 3.0, 1e-9);
+  CHECK_THROWS(ErrorKind::request, "1 to 1000 steps, found 0", given_time_grid({}, 32768));
+  CHECK_THROWS(ErrorKind::request, "begin at 1000", given_time_grid({999, 500}, 32768));
+  CHECK_THROWS(ErrorKind::request, "at step 3", given_time_grid({1000, 500, 500}, 32768));
+  CHECK_THROWS(ErrorKind::request, "all above 0", given_time_grid({1000, 0}, 32768));
+  CHECK_THROWS(ErrorKind::request, "found nan", given_time_grid({1000, std::nan("")}, 32768));
+}
+
 void bad_requests() {
   RFlowOptions wrong_dim;
   wrong_dim.spatial_dim = 4;
@@ -148,6 +177,7 @@ int main() {
   check::test("single-precision transform", single_precision_transform);
   check::test("options", options);
   check::test("exact grid", exact_grid);
+  check::test("given times", given_times);
   check::test("bad requests", bad_requests);
   return check::finish();
 }
