@@ -31,7 +31,7 @@ def generate(
     spacing: Sequence[float] | None = None,
     steps: int | None = None,
     solver: str | None = None,
-    time_grid: str | None = None,
+    time_grid: str | Sequence[float] | None = None,
     seed: int = 0,
     mask: Any = None,
     latents: Any = None,
@@ -58,8 +58,10 @@ def generate(
         spacing: Millimetres per voxel (x, y, z).
         steps: Steps of the solver, 1 to 1000.
         solver: For rectified flow euler, heun, ab2, dpmpp_2m or unipc; for DDPM plans ddpm or ddim.
-        time_grid: "monai", the official scripts' rounded times, or "exact". Unless given, solvers other than euler
-            use "exact".
+        time_grid: "monai", the official scripts' rounded times, "exact", or "tuned", what was fitted to a plan for one
+            number of steps of one solver. Unless given it is "tuned" where the plan's default is and steps and solver
+            are those, else "exact" for solvers other than euler. Or times of your own: one for each step, falling from
+            1000, before the transform for size.
         seed: 0 to 2^64 - 1. The same seed gives the same volume on any number of threads.
         mask: Label map in the plan's vocabulary that the volume shall follow: path, nibabel image, array (x, y, z) in
             RAS+, pair (array, affine), LabelMap or Volume with labels. It must have the request's size and spacing,

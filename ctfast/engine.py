@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -266,14 +267,7 @@ class Engine:
         schedule = self.manifest.schedule
         settings: dict[str, Any] = {"method": job.method, "train_steps": schedule.train_steps, "steps": job.steps}
         if job.method == "flow":
-            settings["t"], settings["dt"] = self._native.rflow_time_grid(
-                job.steps,
-                int(np.prod(job.latent_shape[1:])),
-                job.time_grid,
-                train_steps=schedule.train_steps,
-                base_voxels=schedule.base_voxels,
-                transform=schedule.transform,
-            )
+            settings["t"], settings["dt"] = self._time_grid(job)
             settings["solver"] = job.solver
         else:
             settings["beta_start"], settings["beta_end"] = schedule.beta_start, schedule.beta_end
@@ -299,6 +293,21 @@ class Engine:
         for use in sampling_uses(job):
             self._sessions.note(use)
         return latent
+
+    def _time_grid(self, job: Job) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What the denoiser is told at each step, and the step's length."""
+        schedule, voxels = self.manifest.schedule, math.prod(job.latent_shape[1:])
+        options = {
+            "train_steps": schedule.train_steps,
+            "base_voxels": schedule.base_voxels,
+            "transform": schedule.transform,
+        }
+        grid: tuple[NDArray[np.float64], NDArray[np.float64]] = (
+            self._native.rflow_time_grid(job.steps, voxels, job.time_grid, **options)
+            if job.times is None
+            else self._native.given_time_grid(job.times, voxels, **options)
+        )
+        return grid
 
     def _condition(self, job: Job, observer: Observer) -> NDArray[np.float32]:
         """The ControlNet's condition embedding of the mask; constant over the steps, so computed once."""

@@ -12,8 +12,9 @@ from typing import Any
 
 from .manifest_program import Program
 from .manifest_program import Size3 as Size3
+from .time_grids import TunedGrid
 
-FORMAT = 1  # of the manifest; a reader ignores keys it does not know and refuses a higher number
+FORMAT = 2  # of the manifest; a reader ignores keys it does not know and refuses a higher number
 
 Float3 = tuple[float, float, float]
 
@@ -228,6 +229,7 @@ class Schedule:
     time_grid: str
     beta_start: float | None = None
     beta_end: float | None = None
+    tuned: TunedGrid | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from .manifest import Network, PlanManifest, Sizes
 from .manifest_program import engine_section, onnx_section, program_problems, stage_section
+from .time_grids import time_grid_problems
 
 # The files of a network, as sections `<network>/<file>`, by backend. The last one holds the weights.
 BACKEND_SECTIONS: Mapping[str, tuple[str, ...]] = {"openvino": ("model.xml", "model.bin")}
@@ -23,6 +24,7 @@ def contradictions(manifest: PlanManifest) -> list[str]:
         *_sizes(manifest.sizes, manifest.latent.compression),
         *_labels(manifest),
         *_sampling(manifest),
+        *time_grid_problems(manifest.schedule, manifest.format),
     ]
 
 

@@ -36,6 +36,7 @@ from .manifest import (
 )
 from .manifest_checks import BACKEND_SECTIONS, TENSOR_BYTES, contradictions
 from .manifest_program import read_program
+from .time_grids import TIME_GRIDS, read_tuned
 
 _SOLVERS = {"rflow": ("euler", "heun", "ab2", "dpmpp_2m", "unipc"), "ddpm": ("ddpm", "ddim")}
 
@@ -299,16 +300,18 @@ def _label(fields: Fields, key: str, label: str) -> int:
 
 def _schedule(fields: Fields) -> Schedule:
     kind = fields.text("kind", tuple(_SOLVERS))
+    train_steps = fields.whole("train_steps", 1)
     result = Schedule(
         kind=kind,
-        train_steps=fields.whole("train_steps", 1),
+        train_steps=train_steps,
         base_voxels=fields.whole("base_voxels", 1),
         transform=fields.flag("transform"),
         steps=fields.whole("steps", 1),
         solver=fields.text("solver", _SOLVERS.get(kind, ())),
-        time_grid=fields.text("time_grid", ("monai", "exact")),
+        time_grid=fields.text("time_grid", TIME_GRIDS),
         beta_start=fields.number("beta_start", positive=True) if fields.has("beta_start") or kind == "ddpm" else None,
         beta_end=fields.number("beta_end", positive=True) if fields.has("beta_end") or kind == "ddpm" else None,
+        tuned=read_tuned(fields.child("tuned"), _SOLVERS["rflow"], train_steps) if fields.has("tuned") else None,
     )
     fields.finish()
     return result

@@ -66,6 +66,7 @@ def about_request(job: Job, manifest: PlanManifest) -> dict[str, Any]:
         "steps": job.steps,
         "solver": job.solver,
         "time_grid": job.time_grid if job.method == "flow" else None,
+        **({} if job.times is None else {"times": list(job.times)}),
         "modality": job.modality,
         "guidance": {"kind": job.guidance_kind, "scale": job.guidance},
         "latents": latents,

@@ -21,10 +21,10 @@ from .io.intensities import vae_size_problem
 from .manifest import Float3, PlanManifest, Size3
 from .mask import Mask, body_warning, fitted, read_mask, vocabulary_problem
 from .memory import bytes_of
+from .time_grids import UNTUNED, chosen, steps_of
 
 FLOW_SOLVERS = ("euler", "heun", "ab2", "dpmpp_2m", "unipc")
 DDPM_SOLVERS = ("ddpm", "ddim")
-TIME_GRIDS = ("monai", "exact")
 DECODES = ("exact", "windowed")
 MAX_STEPS = 1000
 MAX_SEED = 2**64 - 1
@@ -45,7 +45,7 @@ class Request:
     spacing: Sequence[float] | None = None
     steps: int | None = None
     solver: str | None = None
-    time_grid: str | None = None
+    time_grid: str | Sequence[float] | None = None
     seed: int = 0
     sample: int = 0
     mask: Any = None
@@ -83,7 +83,8 @@ class Job:
     """A request that was checked against a plan: everything has a value that the runtime can take.
 
     ``guidance_kind`` is "none", "modality" or "tumour"; ``regions`` is None unless the networks take them; ``window``
-    is None for decoding exactly; ``memory`` is in bytes, None for what is free.
+    is None for decoding exactly; ``memory`` is in bytes, None for what is free. ``times``, before the transform for
+    size, are those of a grid that is not computed.
     """
 
     size: Size3
@@ -93,6 +94,7 @@ class Job:
     steps: int
     solver: str
     time_grid: str
+    times: tuple[float, ...] | None
     seed: int
     sample: int
     latents: NDArray[np.float32] | None
@@ -135,7 +137,7 @@ class _Check:
 
     def job(self) -> Job:
         mask, size, spacing, affine = self._grid()
-        steps, solver, time_grid = self._sampling()
+        steps, solver, time_grid, times = self._sampling()
         seed = self._whole("seed", self.request.seed, 0, MAX_SEED)
         sample = self._whole("sample", self.request.sample, 0, MAX_SEED)
         modality, code = self._modality()
@@ -159,6 +161,7 @@ class _Check:
             steps=steps,
             solver=solver,
             time_grid=time_grid,
+            times=times,
             seed=seed,
             sample=sample,
             latents=latents,
@@ -243,15 +246,17 @@ class _Check:
         self.warnings += [warning] if warning is not None else []
         return mask
 
-    def _sampling(self) -> tuple[int, str, str]:
+    def _sampling(self) -> tuple[int, str, str, tuple[float, ...] | None]:
         request, schedule = self.request, self.manifest.schedule
-        steps = schedule.steps if request.steps is None else request.steps
+        steps = steps_of(request.time_grid, schedule) if request.steps is None else request.steps
         steps = self._whole("steps", steps, 1, min(MAX_STEPS, schedule.train_steps))
         solvers = FLOW_SOLVERS if schedule.kind == "rflow" else DDPM_SOLVERS
         solver = self._choice("solver", request.solver, solvers, schedule.solver)
-        # The official grid is made for Euler's steps; the others' order would be lost on it.
-        usual = schedule.time_grid if solver in ("euler", *DDPM_SOLVERS) else "exact"
-        return steps, solver, self._choice("time_grid", request.time_grid, TIME_GRIDS, usual)
+        try:
+            return steps, solver, *chosen(request.time_grid, schedule, steps, solver)
+        except RequestError as error:
+            self.problems.append(str(error))
+            return steps, solver, UNTUNED[0], None
 
     def _modality(self) -> tuple[str | None, int | None]:
         value, modality = self.request.modality, self.manifest.modality

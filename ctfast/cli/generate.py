@@ -56,7 +56,9 @@ def add_parser(subparsers: Any) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument("--steps", type=int, metavar="N", help="1 to 1000 (default: the plan's)")
     group.add_argument("--solver", help="euler, heun, ab2, dpmpp_2m or unipc; ddpm or ddim for DDPM plans")
-    group.add_argument("--time-grid", choices=("monai", "exact"), help="rounded as in MONAI, or not")
+    group.add_argument(
+        "--time-grid", choices=("monai", "exact", "tuned"), help="rounded as in MONAI, exact, or the plan's"
+    )
     group.add_argument("--regions", nargs=2, metavar=("TOP", "BOTTOM"), help="of head, thorax, abdomen, pelvis")
     group.add_argument("--decode", choices=("exact", "windowed"), default="exact", help="default: exact")
     group.add_argument(

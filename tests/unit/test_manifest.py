@@ -126,8 +126,8 @@ def test_readers_ignore_unknown_keys_and_writers_do_not() -> None:
 
 
 def test_a_newer_manifest_asks_for_an_upgrade() -> None:
-    message = problem({"format": 2, "all": "different"})
-    assert "format 2" in message
+    message = problem({"format": 3, "all": "different"})
+    assert "format 3" in message
     assert "pip install -U ctfast" in message
 
 
