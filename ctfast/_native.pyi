@@ -23,7 +23,9 @@ class _Cpu(TypedDict):
     avx512: bool
     avx512_bf16: bool
     amx_bf16: bool
+    avx512_fp16: bool
     bf16: bool  # whether bf16 networks run in hardware
+    fp16: bool  # the same of fp16
 
 @type_check_only
 class _BuildInfo(TypedDict):
@@ -134,10 +136,10 @@ class Session:
 class OpenVINOSession(Session):
     """A network on the CPU, from ``<network>/model.xml`` and ``<network>/model.bin`` of a plan, used in place.
 
-    ``precision`` is "fp32" or "bf16"; DeviceError for bf16 on a processor without it. ``threads`` 0 means all that
-    affinity and container quota allow. Inputs in ``drop`` stay zero and are compiled away. ``cache_dir`` keeps compiled
-    networks between processes. ``graph`` is the section of another graph over the network's weights: a program's stage.
-    Inputs and outputs in ``half_io`` are bfloat16 in memory; such a session runs in programs only.
+    ``precision`` is "fp32", "bf16" or "fp16"; DeviceError for one that the processor lacks. ``threads`` 0 means all
+    that affinity and container quota allow. Inputs in ``drop`` stay zero and are compiled away. ``cache_dir`` keeps
+    compiled networks between processes. ``graph`` is the section of another graph over the network's weights: a
+    program's stage. Inputs and outputs in ``half_io`` are bfloat16 in memory; such a session runs in programs only.
     """
 
     def __init__(
@@ -167,7 +169,7 @@ class OpenVINOSession(Session):
         """The same from an OpenVINO IR in memory."""
 
     @property
-    def precision(self) -> Literal["bf16", "fp32"]:
+    def precision(self) -> Literal["bf16", "fp16", "fp32"]:
         """As OpenVINO reports it for the network compiled last; before the first run, as asked for."""
 
     @property

@@ -128,7 +128,8 @@ def load(
     Args:
         plan: Path of a plan, name of an embedded one, or None for the embedded default.
         device: "auto", "cpu", or with torch "cuda" or "cuda:N".
-        precision: "bf16", "fp32", or None for the plan's own where the processor has it, else fp32.
+        precision: "bf16", "fp16", "fp32", or None for the plan's own where the processor has it, else fp32. A plan that
+            was quantised to int8 takes None only.
         threads: Number of threads; None for all that affinity and container allow.
         cache_dir: Folder in which compiled networks are kept between processes; None for none.
         backend: What runs the networks: "openvino", "torch" (which needs ``ctfast[torch]``), or "auto" for the fastest
@@ -136,7 +137,7 @@ def load(
 
     Raises:
         PlanError: The plan is missing or damaged.
-        DeviceError: The backend, the device, or bf16 on it, is not available.
+        DeviceError: The backend, the device, or the precision on it, is not available.
     """
     return Engine(plan, device=device, precision=precision, threads=threads, cache_dir=cache_dir, backend=backend)
 

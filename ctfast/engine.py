@@ -39,7 +39,7 @@ from .sessions import Sessions, Use, voxels_of
 from .vae import Vae
 from .volume import Volume
 
-PRECISIONS = ("bf16", "fp32")
+PRECISIONS = ("bf16", "fp16", "fp32")
 
 
 @dataclass

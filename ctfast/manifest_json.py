@@ -142,8 +142,8 @@ def _modality(fields: Fields) -> Modality:
 def _network(fields: Fields) -> Network:
     result = Network(
         backend=fields.text("backend", tuple(BACKEND_SECTIONS)),
-        precision=fields.text("precision", ("bf16", "fp32")),
-        weights_dtype=fields.text("weights_dtype", ("float16", "float32")),
+        precision=fields.text("precision", ("bf16", "fp16", "fp32", "int8")),
+        weights_dtype=fields.text("weights_dtype", ("float16", "float32", "int8")),
         inputs=fields.texts("inputs", at_least=1),
         outputs=fields.texts("outputs", at_least=1),
         drop_if_unused=fields.texts("drop_if_unused") if fields.has("drop_if_unused") else (),

@@ -112,9 +112,10 @@ def decoding(plan: Plan, size: Sequence[int] | None, memory: int | str | None) -
     budget = free_bytes() if memory is None else bytes_of(memory)
     native: Any = import_module("ctfast._native")
     wanted = manifest.networks["vae_decoder"].precision if "vae_decoder" in manifest.networks else "fp32"
-    precision = "bf16" if wanted == "bf16" and native.build_info()["cpu"]["bf16"] else "fp32"
+    precision = wanted if native.build_info()["cpu"].get(wanted) else "fp32"
     x, y, z = (count // factor for count, factor in zip(image, manifest.latent.compression, strict=True))
-    routes = Routes(native, plan, "vae_decoder", precision).all((x, y, z), budget)
+    element_bytes = 2 if precision == "bf16" else 4  # float16 is not what stages exchange
+    routes = Routes(native, plan, "vae_decoder", precision, element_bytes).all((x, y, z), budget)
     chosen = quickest(routes)
     return {
         "size": list(image),

@@ -19,13 +19,16 @@ def state_dict(plan: Plan, network: str) -> dict[str, NDArray[Any]]:
     """The tensors of ``network`` by state-dict key, as new arrays in the state dict's shapes.
 
     float16 tensors are widened to float32, which is what training wants; their values are those of the plan, so a plan
-    with float16 weights gives the trained weights rounded to float16. PlanError if the plan has no such network or no
-    table of its tensors.
+    with float16 weights gives the trained weights rounded to float16. PlanError if the plan has no such network, has it
+    in int8, or has no table of its tensors.
     """
     networks = plan.manifest.networks
     if network not in networks:
         refuse(plan.name, f"the plan has no network '{network}'; it has: {', '.join(networks)}", "Name one of these")
     entry = networks[network]
+    if entry.precision == "int8":
+        what = f"network '{network}' was quantised to int8, and its trained weights are not in the plan"
+        refuse(plan.name, what, "Use its checkpoint, or a plan that was built with --precision bf16 or fp32")
     if not entry.tensors:
         what = f"the manifest does not tell where the tensors of network '{network}' are"
         refuse(plan.name, what, "Build the plan again with: ctfast build, or give the checkpoint instead")

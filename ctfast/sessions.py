@@ -16,7 +16,8 @@ from .memory import free_bytes
 if TYPE_CHECKING:
     from . import _native
 
-ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
+#: Of a network's tensors; what an int8 network computes between its quantised convolutions is bf16.
+ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "int8": 2}
 
 
 @dataclass(frozen=True)

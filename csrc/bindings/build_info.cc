@@ -16,7 +16,9 @@ py::dict build_info() {
   cpu["avx512"] = features.avx512;
   cpu["avx512_bf16"] = features.avx512_bf16;
   cpu["amx_bf16"] = features.amx_bf16;
+  cpu["avx512_fp16"] = features.avx512_fp16;
   cpu["bf16"] = features.bf16();
+  cpu["fp16"] = features.fp16();
   py::dict info;
   info["openvino"] = OpenVINOSession::version();
 #if defined(__clang__)

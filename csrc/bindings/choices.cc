@@ -21,6 +21,9 @@ Value choose(const char* what, const std::string& word,
   throw Error(ErrorKind::request, std::string(what) + " should be one of " + known + " and is '" + word + "'");
 }
 
+constexpr std::array<std::pair<std::string_view, Precision>, 3> kPrecisions{
+    {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}, {"fp16", Precision::fp16}}};
+
 }  // namespace
 
 Solver solver_of(const std::string& word) {
@@ -47,7 +50,14 @@ Rounding rounding_of(const std::string& word) {
 }
 
 Precision precision_of(const std::string& word) {
-  return choose<Precision, 2>("precision", word, {{{"fp32", Precision::fp32}, {"bf16", Precision::bf16}}});
+  return choose<Precision, kPrecisions.size()>("precision", word, kPrecisions);
+}
+
+std::string word_of(Precision precision) {
+  for (const auto& [name, value] : kPrecisions) {
+    if (value == precision) return std::string(name);
+  }
+  return "unknown";
 }
 
 Method method_of(const std::string& word) {

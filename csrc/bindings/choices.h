@@ -16,6 +16,7 @@ GridMode grid_mode_of(const std::string& word);
 GuidanceKind guidance_kind_of(const std::string& word);
 Rounding rounding_of(const std::string& word);
 Precision precision_of(const std::string& word);
+std::string word_of(Precision precision);
 
 enum class Method { flow, ddpm, ddim };
 Method method_of(const std::string& word);

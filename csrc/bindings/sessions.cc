@@ -76,9 +76,7 @@ void bind_sessions(py::module_& module) {
                   py::arg("name") = "network", py::arg("precision") = "fp32", py::arg("threads") = 0,
                   py::arg("drop") = std::vector<std::string>{}, py::arg("cache_dir") = "",
                   py::arg("half_io") = std::vector<std::string>{})
-      .def_property_readonly(
-          "precision",
-          [](const OpenVINOSession& session) { return session.precision() == Precision::bf16 ? "bf16" : "fp32"; })
+      .def_property_readonly("precision", [](const OpenVINOSession& session) { return word_of(session.precision()); })
       .def_property_readonly("compiled_shapes", &OpenVINOSession::compiled_shapes)
       .def_property_readonly("compiled_operations", &OpenVINOSession::compiled_operations);
 

@@ -52,6 +52,7 @@ CpuFeatures cpu_features() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (features.avx512 && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
     features.amx_bf16 = (edx >> 22U & 1U) != 0 && (edx >> 24U & 1U) != 0;  // AMX-BF16 and AMX-TILE
+    features.avx512_fp16 = (edx >> 23U & 1U) != 0;
   }
 #endif
   return features;

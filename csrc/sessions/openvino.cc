@@ -71,6 +71,27 @@ ov::element::Type element_type(DType type) {
   return ov::element::dynamic;
 }
 
+ov::element::Type element_type(Precision precision) {
+  switch (precision) {
+    case Precision::fp32: return ov::element::f32;
+    case Precision::bf16: return ov::element::bf16;
+    case Precision::fp16: return ov::element::f16;
+  }
+  return ov::element::dynamic;
+}
+
+// Throws Error(device) where networks would run slower in this precision than in float32, or not at all.
+void check_processor(const std::string& network, Precision precision) {
+  const CpuFeatures cpu = cpu_features();
+  const std::string start = "network '" + network + "': this processor has ";
+  if (precision == Precision::bf16 && !cpu.bf16()) {
+    throw Error(ErrorKind::device, start + "neither AVX512-BF16 nor AMX-BF16. Ask for fp32.");
+  }
+  if (precision == Precision::fp16 && !cpu.fp16()) {
+    throw Error(ErrorKind::device, start + "no AVX512-FP16. Ask for bf16 or fp32.");
+  }
+}
+
 std::string join(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
@@ -168,7 +189,7 @@ Compiled& OpenVINOSession::Impl::prepare(const std::vector<ov::Shape>& shapes) {
   fixed->reshape(by_name);
   ov::AnyMap settings{
       ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
-      ov::hint::inference_precision(options.precision == Precision::bf16 ? ov::element::bf16 : ov::element::f32),
+      ov::hint::inference_precision(element_type(options.precision)),
       ov::inference_num_threads(options.threads > 0 ? options.threads : available_threads()),
       // A thread tied to a processor waits for whatever else runs there, and all others wait for it at the layer's end.
       ov::hint::enable_cpu_pinning(false),
@@ -210,10 +231,7 @@ OpenVINOSession::OpenVINOSession(std::string name, std::string_view xml, std::sp
   impl_->name = std::move(name);
   impl_->owner = std::move(owner);
   impl_->options = options;
-  if (options.precision == Precision::bf16 && !cpu_features().bf16()) {
-    throw Error(ErrorKind::device,
-                "network '" + impl_->name + "': this processor has neither AVX512-BF16 nor AMX-BF16. Ask for fp32.");
-  }
+  check_processor(impl_->name, options.precision);
   translated("reading network '" + impl_->name + "'", [&] {
     // OpenVINO takes a plain pointer but only reads.
     ov::Tensor memory;
@@ -284,7 +302,8 @@ void OpenVINOSession::release_memory() { impl_->compiled.clear(); }
 Precision OpenVINOSession::precision() const {
   if (impl_->compiled.empty()) return impl_->options.precision;
   const ov::element::Type type = impl_->compiled.front().model.get_property(ov::hint::inference_precision);
-  return type == ov::element::bf16 ? Precision::bf16 : Precision::fp32;
+  if (type == ov::element::bf16) return Precision::bf16;
+  return type == ov::element::f16 ? Precision::fp16 : Precision::fp32;
 }
 
 int OpenVINOSession::compiled_shapes() const { return static_cast<int>(impl_->compiled.size()); }

@@ -12,10 +12,10 @@
 
 namespace ctfast {
 
-enum class Precision { fp32, bf16 };
+enum class Precision { fp32, bf16, fp16 };
 
 struct OpenVINOOptions {
-  // OpenVINO's own default depends on the processor, so it is always set. bf16 on a processor without it is an error.
+  // OpenVINO's own default depends on the processor, so it is always set. One that the processor lacks is an error.
   Precision precision = Precision::fp32;
   int threads = 0;                // 0: all that the affinity mask and the container's quota allow
   std::vector<std::string> drop;  // inputs that stay zero: replaced by constants, so that additions of them vanish

@@ -35,8 +35,9 @@ _log = logging.getLogger("ctfast")
 class Source:
     """What a backend runs, and how.
 
-    ``device``: "auto" (the backend's own choice), "cpu", "cuda" or "cuda:N". ``precision``: "bf16", "fp32", or None for
-    each network's own. ``threads`` 0: all that this process may use. ``cache_dir``: where compiled networks are kept
+    ``device``: "auto" (the backend's own choice), "cpu", "cuda" or "cuda:N". ``precision``: "bf16", "fp16", "fp32", or
+    None for each network's own. Networks that were quantised to int8 stay so: ``precision`` is then that of what around
+    them was not. ``threads`` 0: all that this process may use. ``cache_dir``: where compiled networks are kept
     between processes, "" for nowhere.
     """
 
@@ -64,7 +65,7 @@ class Backend(Protocol):
         """Versions of the libraries that results may depend on, by name."""
 
     def lacks(self, precision: str) -> str | None:
-        """Why the device does not run "bf16" or "fp32" well, or None where it does."""
+        """Why the device does not run "bf16", "fp16" or "fp32" well, or None where it does."""
 
     def precision(self, network: str) -> str:
         """What a network computes in."""
@@ -85,15 +86,28 @@ class Backend(Protocol):
 def open_backend(name: str, source: Source) -> Backend:
     """The backend of that name for a plan; "auto": the first that can be used.
 
-    bf16 that a plan wants and the device lacks becomes fp32. DeviceError: it cannot be used here, or not in the
+    bf16 or fp16 that a plan wants and the device lacks becomes fp32. DeviceError: it cannot be used here, or not in the
     precision asked for. RequestError: there is no such backend.
     """
     backend: Backend = _module(_choose(checked_backend(name), source)).Opened(source)
-    reason = backend.lacks(source.precision or "bf16")
-    if reason is not None and source.precision is not None:
-        raise DeviceError(f"precision '{source.precision}' is not available: {reason}. Use 'fp32'")
-    if reason is not None and any(network.precision == "bf16" for network in source.manifest.networks.values()):
-        _say_once(logging.WARNING, f"using fp32 instead of bf16: {reason}")
+    networks = source.manifest.networks
+    if source.precision is not None:
+        quantised = ", ".join(name for name, network in networks.items() if network.precision == "int8")
+        if quantised:
+            raise DeviceError(
+                f"precision '{source.precision}' is not available: plan '{source.manifest.name}' has {quantised} "
+                "quantised to int8. Leave precision out, or build the plan with that precision"
+            )
+        reason = backend.lacks(source.precision)
+        if reason is not None:
+            raise DeviceError(f"precision '{source.precision}' is not available: {reason}. Use 'fp32'")
+        return backend
+    # What of an int8 network was not quantised runs as the others do.
+    wanted = sorted({network.precision for network in networks.values()} - {"int8"})
+    lacking = [(precision, reason) for precision in wanted if (reason := backend.lacks(precision)) is not None]
+    if lacking:
+        precision, reason = lacking[0]
+        _say_once(logging.WARNING, f"using fp32 instead of {precision}: {reason}")
         backend = _module(backend.name).Opened(replace(source, precision="fp32"))
     return backend
 

@@ -49,30 +49,43 @@ class Opened:
         return {"openvino": self._native.build_info()["openvino"]}
 
     def lacks(self, precision: str) -> str | None:
-        """bf16 needs instructions that not every processor has."""
-        if precision == "bf16" and not self._native.build_info()["cpu"]["bf16"]:
+        """bf16 and fp16 need instructions that not every processor has."""
+        cpu = self._native.build_info()["cpu"]
+        if precision == "bf16" and not cpu["bf16"]:
             return "this processor has neither AVX512-BF16 nor AMX-BF16"
+        if precision == "fp16" and not cpu["fp16"]:
+            return "this processor has no AVX512-FP16"
         return None
 
     def precision(self, network: str) -> str:
         """What a network is asked to compute in."""
         entry = self._source.manifest.networks.get(network)
+        if entry is not None and entry.precision == "int8":
+            return "int8"
         return self._source.precision or ("fp32" if entry is None else entry.precision)
 
     def ran_in(self, network: str, session: _native.Session) -> str:
-        """As OpenVINO reports it."""
-        reported: Any = getattr(session, "precision", self.precision(network))
-        return str(reported)
+        """As OpenVINO reports it; what was quantised is so in the graph itself."""
+        asked = self.precision(network)
+        reported: Any = getattr(session, "precision", asked)
+        return asked if asked == "int8" else str(reported)
 
     def element_bytes(self, network: str) -> int:
-        """Tensors between stages are in the network's precision."""
+        """Tensors between stages are bfloat16 in a bf16 run; the runtime has no float16 of its own."""
         return 2 if self.precision(network) == "bf16" else 4
+
+    def _session_precision(self, network: str) -> str:
+        """What a session is opened with: of an int8 network, what it computes in where nothing was quantised."""
+        asked = self.precision(network)
+        if asked != "int8":
+            return asked
+        return self._source.precision or ("fp32" if self.lacks("bf16") else "bf16")
 
     def open(self, network: str, drop: Sequence[str] = ()) -> _native.OpenVINOSession:
         """Open ``<network>/model.xml`` over ``<network>/model.bin``; see ``Backend``."""
         source = self._source
         session = self._native.OpenVINOSession(
-            source.plan, network, self.precision(network), source.threads, list(drop), source.cache_dir
+            source.plan, network, self._session_precision(network), source.threads, list(drop), source.cache_dir
         )
         check_names(source.manifest, network, session, drop)
         return session
@@ -83,7 +96,7 @@ class Opened:
         return self._native.OpenVINOSession(
             source.plan,
             network,
-            self.precision(network),
+            self._session_precision(network),
             source.threads,
             [],
             source.cache_dir,

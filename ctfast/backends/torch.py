@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..manifest_program import stage_section
-from . import Source
-from .ir import check_names, lacking
+from . import Source, ir
+from .ir import check_names
 
 if TYPE_CHECKING:
     from .. import _native
@@ -42,6 +42,14 @@ def can_use(manifest: PlanManifest, device: str) -> str | None:
     return lacking(manifest)
 
 
+def lacking(manifest: PlanManifest) -> str | None:
+    """What a plan lacks for torch, or None."""
+    quantised = [name for name, network in manifest.networks.items() if network.precision == "int8"]
+    if quantised:
+        return f"only OpenVINO runs int8 graphs ({', '.join(quantised)}). Build with: ctfast build --precision bf16"
+    return ir.lacking(manifest)
+
+
 class Opened:
     """A plan's networks through torch."""
 
@@ -64,7 +72,9 @@ class Opened:
         return {"torch": str(self._torch.__version__)}
 
     def lacks(self, precision: str) -> str | None:
-        """bf16 needs instructions that not every processor or GPU has."""
+        """bf16 needs instructions that not every processor or GPU has, and fp16 is for GPUs."""
+        if precision == "fp16" and self.device == "cpu":
+            return "torch computes fp16 on CUDA devices only"
         if precision != "bf16":
             return None
         if self.device == "cpu":
@@ -110,7 +120,7 @@ class Opened:
             inputs,
             outputs,
             torch.device(self.device),
-            torch.bfloat16 if self.precision(network) == "bf16" else torch.float32,
+            {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision(network), torch.float32),
             drop,
         )
 

@@ -42,7 +42,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help=f"{AUTO} (the default, the fastest there is), {', '.join(BACKENDS)}",
     )
     group.add_argument("--device", default=AUTO, help="auto, cpu, cuda or cuda:N (default: auto)")
-    group.add_argument("--precision", choices=("bf16", "fp32"), help="default: the plan's, where the processor has it")
+    group.add_argument(
+        "--precision", choices=("bf16", "fp16", "fp32"), help="default: the plan's, where the processor has it"
+    )
     group.add_argument("--threads", type=int, metavar="N", help="default: all that this process may use")
 
 

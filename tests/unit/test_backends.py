@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support import tiny_networks, tiny_plan
 
-from ctfast import _native, backends, plan
+from ctfast import _native, backends, plan, plan_weights
 from ctfast.backends import Backend, Source, open_backend, openvino, survey
 from ctfast.errors import DeviceError, PlanError, RequestError
 
@@ -93,17 +93,21 @@ def test_weights_are_read_in_place(tmp_path: Path) -> None:
     assert anonymous_bytes() - before < weights / 4
 
 
-def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+def without(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     info = _native.build_info()
-    monkeypatch.setattr(_native, "build_info", lambda: info | {"cpu": info["cpu"] | {"bf16": False}})
+    monkeypatch.setattr(_native, "build_info", lambda: info | {"cpu": info["cpu"] | {precision: False}})
     backends._say_once.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("precision", "reason"),
+    [("bf16", "this processor has neither AVX512-BF16 nor AMX-BF16"), ("fp16", "this processor has no AVX512-FP16")],
+)
 def test_precision_falls_back_and_says_so_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    precision: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    written = write_plan(tmp_path / "half.plan", tiny_networks.denoiser(), precision="bf16")
-    without_bf16(monkeypatch)
+    written = write_plan(tmp_path / "half.plan", tiny_networks.denoiser(), precision=precision)
+    without(precision, monkeypatch)
     with caplog.at_level(logging.WARNING, logger="ctfast"):
         for _ in range(2):
             backend = opened(written)
@@ -111,21 +115,41 @@ def test_precision_falls_back_and_says_so_once(
             session.run(inputs())
             assert backend.precision("denoiser") == backend.ran_in("denoiser", session) == "fp32"
             assert backend.element_bytes("denoiser") == 4
-    assert [record.getMessage() for record in caplog.records] == [
-        "using fp32 instead of bf16: this processor has neither AVX512-BF16 nor AMX-BF16"
-    ]
-    with pytest.raises(DeviceError, match=r"precision 'bf16' is not available: this processor has neither .* 'fp32'"):
-        opened(written, precision="bf16")
+    assert [record.getMessage() for record in caplog.records] == [f"using fp32 instead of {precision}: {reason}"]
+    with pytest.raises(DeviceError, match=rf"precision '{precision}' is not available: {reason}. Use 'fp32'"):
+        opened(written, precision=precision)
 
 
-@pytest.mark.skipif(not _native.build_info()["cpu"]["bf16"], reason="this processor has no bf16")
-def test_the_plans_own_precision_is_the_default(tmp_path: Path) -> None:
-    written = write_plan(tmp_path / "b.plan", tiny_networks.denoiser(), precision="bf16")
-    for asked, expected in ((None, "bf16"), ("fp32", "fp32")):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_plans_own_precision_is_the_default(precision: str, tmp_path: Path) -> None:
+    if not _native.build_info()["cpu"][precision]:
+        pytest.skip(f"this processor has no {precision}")
+    written = write_plan(tmp_path / "b.plan", tiny_networks.denoiser(), precision=precision)
+    for asked, expected in ((None, precision), ("fp32", "fp32")):
         backend = opened(written, precision=asked)
         session = backend.open("denoiser", RESIDUALS)
         session.run(inputs())
         assert backend.ran_in("denoiser", session) == expected
+
+
+def test_int8_networks_stay_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = write_plan(tmp_path / "q.plan", tiny_networks.denoiser(), precision="int8", weights_dtype="int8")
+    for asked in ("fp32", "bf16", "fp16"):
+        with pytest.raises(DeviceError, match=f"'{asked}' is not available: .* has denoiser quantised to int8. Leave"):
+            opened(written, precision=asked)
+    for lacked in ("", "bf16"):
+        if lacked:
+            without(lacked, monkeypatch)
+        backend = opened(written)
+        session: Any = backend.open("denoiser", RESIDUALS)
+        session.run(inputs())
+        assert backend.precision("denoiser") == backend.ran_in("denoiser", session) == "int8"
+        assert session.precision == ("bf16" if _native.build_info()["cpu"]["bf16"] else "fp32")
+    assert "only OpenVINO runs int8" in (backends.import_module("ctfast.backends.torch").lacking(written[1]) or "")
+    with pytest.raises(
+        PlanError, match="'denoiser' was quantised to int8, and its trained weights are not in the plan"
+    ):
+        plan_weights.state_dict(plan.Plan.open(tmp_path / "q.plan"), "denoiser")
 
 
 def test_auto_takes_the_first_that_can_be_used(

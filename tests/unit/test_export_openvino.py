@@ -102,8 +102,10 @@ def error(found: Any, expected: Tensor) -> float:
     return float(np.linalg.norm(found - expected.numpy()) / np.linalg.norm(expected.numpy()))
 
 
-def has_bf16() -> bool:
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def computes(precision: str) -> None:
+    """Skip the test where the processor does not compute in ``precision``, bf16 or f16."""
+    if {"bf16": "BF16", "f16": "FP16"}[precision] not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip(f"this processor computes no {precision}")
 
 
 def test_the_onnx_file_is_standard_and_says_what_it_is(graph: Graph, onnx_path: Path) -> None:
@@ -193,23 +195,24 @@ def test_every_norm_is_one_mvn_and_nothing_loops(ir: tuple[Ir, bool]) -> None:
     assert not operations.keys() & {"If", "Loop", "TensorIterator", "ScatterNDUpdate", "GroupNormalization"}
 
 
-@pytest.mark.skipif(not has_bf16(), reason="this processor computes no bf16")
-def test_time_steps_keep_their_precision_in_bf16(graph: Graph, ir: tuple[Ir, bool]) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+def test_time_steps_keep_their_precision(graph: Graph, ir: tuple[Ir, bool], precision: str) -> None:
     """Near 1000, bf16 has steps of 4: these two would be one and the same."""
+    computes(precision)
     latent, _, residual = graph.example((4, 4, 4), batch=1)
     found, expected = [], []
     for step in (977.25, 978.75):
         tensors = (latent, torch.tensor([step]), residual)
         with torch.inference_mode():
             expected.append(graph.module(*tensors))
-        found.append(torch.from_numpy(run(ov.Core().read_model(ir[0].xml), named(graph, tensors), "bf16").copy()))
+        found.append(torch.from_numpy(run(ov.Core().read_model(ir[0].xml), named(graph, tensors), precision).copy()))
     difference = expected[1] - expected[0]
     assert float(difference.norm() / expected[0].norm()) > 0.05, "the test's own network ignores time"
     assert error((found[1] - found[0]).numpy(), difference) < 0.1
 
 
-@pytest.mark.skipif(not has_bf16(), reason="this processor computes no bf16")
 def test_results_are_not_rounded_to_bf16(graph: Graph, ir: tuple[Ir, bool]) -> None:
+    computes("bf16")
     tensors = graph.example((4, 6, 6), batch=1)
     found = run(ov.Core().read_model(ir[0].xml), named(graph, tensors), "bf16")
     kept = (found.view(np.uint32) & 0xFFFF != 0).mean()

@@ -58,11 +58,13 @@ def test_build_info() -> None:
     info = _native.build_info()
     assert info["openvino"].startswith("2026.4.1")
     assert 1 <= info["threads"] <= (os.cpu_count() or 1)
+    assert info["cpu"]["fp16"] == info["cpu"]["avx512_fp16"]
     assert info["cpu"]["bf16"] == (info["cpu"]["avx512_bf16"] or info["cpu"]["amx_bf16"])
     flags = Path("/proc/cpuinfo")
     if flags.exists() and "flags" in (text := flags.read_text()):
         assert info["cpu"]["avx2"] == (" avx2" in text)
         assert info["cpu"]["avx512_bf16"] == (" avx512_bf16" in text)
+        assert info["cpu"]["avx512_fp16"] == (" avx512_fp16" in text)
         assert info["cpu"]["amx_bf16"] == (" amx_bf16" in text)
 
 

@@ -16,7 +16,10 @@ from support import tiny_networks
 from ctfast import _native
 from ctfast.errors import DeviceError, RequestError
 
-BF16 = _native.build_info()["cpu"]["bf16"]
+CPU = _native.build_info()["cpu"]
+BF16 = CPU["bf16"]
+#: A precision, and the least and largest relative error that are to be expected of it.
+TIERS = (("fp32", 0, 1e-6), ("bf16", 1e-4, 2e-2), ("fp16", 1e-5, 2e-3))
 RESIDUALS = ["down_residual_00", "middle_residual"]
 
 
@@ -64,18 +67,21 @@ def test_dropped_inputs_count_as_zero_and_vanish(ir: tuple[str, bytes]) -> None:
         _native.OpenVINOSession.from_bytes(*ir, drop=["residual"])
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.skipif(not BF16, reason="CPU"))])
-def test_the_precision_is_the_one_asked_for(ir: tuple[str, bytes], precision: str) -> None:
+@pytest.mark.parametrize(("precision", "least", "largest"), TIERS)
+def test_the_precision_is_the_one_asked_for(
+    ir: tuple[str, bytes], precision: str, least: float, largest: float
+) -> None:
+    if not CPU.get(precision, True):
+        with pytest.raises(DeviceError, match="this processor has n"):
+            _native.OpenVINOSession.from_bytes(*ir, precision=precision)
+        return
     session = _native.OpenVINOSession.from_bytes(*ir, precision=precision)
     result = session.run(inputs() | zeros())["prediction"]
     expected = tiny_networks.Reference(tiny_networks.denoiser())(inputs() | zeros())["prediction"]
     error = np.linalg.norm(result - expected) / np.linalg.norm(expected)
     assert session.precision == precision
     assert result.dtype == np.float32
-    if precision == "fp32":
-        assert error < 1e-6
-    else:
-        assert 1e-4 < error < 2e-2
+    assert least <= error < largest
 
 
 def test_half_precision_weights() -> None:
@@ -178,7 +184,7 @@ def test_what_openvino_cannot_read_is_named(ir: tuple[str, bytes]) -> None:
         _native.OpenVINOSession.from_bytes("<net/>", b"", name="decoder")
     with pytest.raises(DeviceError, match="ncorrect weights"):
         _native.OpenVINOSession.from_bytes(xml, weights[:64])
-    with pytest.raises(RequestError, match="'fp32', 'bf16'"):
+    with pytest.raises(RequestError, match="'fp32', 'bf16', 'fp16'"):
         _native.OpenVINOSession.from_bytes(xml, weights, precision="int8")
 
 

@@ -195,6 +195,10 @@ def test_bf16_where_there_is_none(plan: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(_native, "build_info", lambda: info | {"cpu": info["cpu"] | {"bf16": False}})
     with pytest.raises(DeviceError, match="precision 'bf16' is not available: this processor has no instructions"):
         ctfast.load(plan, backend="torch", device="cpu", precision="bf16")
+    with pytest.raises(
+        DeviceError, match="precision 'fp16' is not available: torch computes fp16 on CUDA devices only"
+    ):
+        ctfast.load(plan, backend="torch", device="cpu", precision="fp16")
 
 
 def test_without_openvinos_file(plan: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
