@@ -49,6 +49,10 @@ class Metered:
         """The subject's."""
         return self._subject.limits()
 
+    def train_steps(self) -> int:
+        """The subject's."""
+        return self._subject.train_steps()
+
     def about(self) -> dict[str, Any]:
         """The subject's."""
         return self._subject.about()

@@ -54,6 +54,9 @@ class Subject(Protocol):
     def limits(self) -> tuple[float | None, float | None]:
         """The lowest and the highest intensity, where they are known."""
 
+    def train_steps(self) -> int:
+        """The time of pure noise."""
+
     def about(self) -> dict[str, Any]:
         """What is measured, JSON-ready; "unit" is that of the image."""
 
@@ -91,6 +94,10 @@ class EngineSubject:
         """Those of the plan's intensities."""
         intensity = self._engine.manifest.intensity
         return intensity.low, intensity.high
+
+    def train_steps(self) -> int:
+        """That of the plan's schedule."""
+        return self._engine.manifest.schedule.train_steps
 
     def about(self) -> dict[str, Any]:
         """The plan and what computes it."""

@@ -121,7 +121,7 @@ def sweep(
     stages "sweep" and "refine", in network calls. RequestError: an argument that makes no sense; CancelledError: the
     observer wants to stop.
     """
-    _check(solvers, steps, seeds, reference_steps)
+    check_arguments(solvers, steps, seeds, reference_steps)
     start = time.monotonic()
     reference = Setting(REFERENCE_SOLVER, "exact", reference_steps)
     check = Setting(CHECK_SOLVER, "exact", reference_steps)
@@ -187,7 +187,8 @@ def _most_refining_calls(solvers: Sequence[str], steps: Sequence[int]) -> int:
     return sum(Setting(solver, "", most).calls for solver in solvers)
 
 
-def _check(solvers: Sequence[str], steps: Sequence[int], seeds: Sequence[int], reference_steps: int) -> None:
+def check_arguments(solvers: Sequence[str], steps: Sequence[int], seeds: Sequence[int], reference_steps: int) -> None:
+    """RequestError unless the numbers are legal, each solver and seed comes once, and the reference has most steps."""
     unknown = [solver for solver in solvers if solver not in FLOW_SOLVERS]
     if unknown or not solvers:
         raise RequestError(f"solver: expected some of {', '.join(FLOW_SOLVERS)}, found {', '.join(unknown) or 'none'}")
@@ -201,10 +202,5 @@ def _check(solvers: Sequence[str], steps: Sequence[int], seeds: Sequence[int], r
             f"reference steps: expected more than the {least} that are compared with them, at most {MAX_STEPS}, "
             f"found {reference_steps}"
         )
-    check_seeds(seeds)
-
-
-def check_seeds(seeds: Sequence[int]) -> None:
-    """RequestError unless there is at least one seed and all are legal and different."""
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) > MAX_SEED:
         raise RequestError(f"seeds: expected one or more different whole numbers from 0 to 2^64 - 1, found {seeds!r}")

@@ -35,7 +35,10 @@ class KnownFlow:
         self.samples.append(setting)
         if not observer("sample", 0, setting.steps):
             raise CancelledError("cancelled")
-        t, dt = _native.rflow_time_grid(setting.steps, VOXELS, setting.time_grid, base_voxels=BASE_VOXELS)
+        if setting.times is None:
+            t, dt = _native.rflow_time_grid(setting.steps, VOXELS, setting.time_grid, base_voxels=BASE_VOXELS)
+        else:
+            t, dt = _native.given_time_grid(setting.times, VOXELS, base_voxels=BASE_VOXELS)
         return _native.integrate(setting.solver, t, dt, self.velocity, noise(seed))
 
     def image(self, latent: NDArray[np.float32], observer: Observer) -> NDArray[Any]:
@@ -43,6 +46,9 @@ class KnownFlow:
 
     def limits(self) -> tuple[float | None, float | None]:
         return -1000.0, 1000.0
+
+    def train_steps(self) -> int:
+        return 1000
 
     def about(self) -> dict[str, Any]:
         return {"plan": {"name": "known"}, "unit": "HU"}
