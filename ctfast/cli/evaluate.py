@@ -1,4 +1,4 @@
-"""``ctfast evaluate``: what a plan's volumes are worth."""
+"""``ctfast evaluate``: what generated volumes are worth, and what solvers do in few steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..errors import RequestError
-from . import evaluate_sweep
+from . import evaluate_sets, evaluate_sweep
 from .common import add_engine_options, command_parser
 
 
@@ -16,17 +16,28 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "evaluate",
         "compare generated volumes with real ones",
-        "Measure what solvers do in few steps.",
-        "ctfast evaluate --sweep steps=5,10,20,30 --solver euler,ab2,unipc --picture sweep.svg",
+        "Compare a folder of generated volumes with one of real ones; or, with --sweep, measure what solvers do in few "
+        "steps.",
+        "ctfast evaluate generated/ --reference prepared/val --train prepared/train -o evaluation.json\n"
+        "  ctfast evaluate --sweep steps=5,10,20,30 --solver euler,ab2,unipc --picture sweep.svg",
     )
     parser.add_argument("-o", "--output", metavar="JSON", help="write the result there")
     parser.add_argument("--seed", type=int, default=0, help="the first (default: 0)")
+    evaluate_sets.add_options(parser)
     evaluate_sweep.add_options(parser)
     add_engine_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if evaluate_sets.wanted(args) and evaluate_sweep.wanted(args):
+        raise RequestError(f"expected either volumes to judge or a sweep of solvers, found both ('{args.generated}')")
+    if evaluate_sets.wanted(args):
+        return evaluate_sets.run(args)
+    evaluate_sets.refuse_options(args)
     if evaluate_sweep.wanted(args):
         return evaluate_sweep.run(args)
-    raise RequestError("expected what to measure: --sweep steps=N,N,... (see 'ctfast evaluate --help')")
+    raise RequestError(
+        "expected volumes to judge, as in 'ctfast evaluate GENERATED --reference REAL', or --sweep steps=N,N,... (see "
+        "'ctfast evaluate --help')"
+    )

@@ -1,0 +1,174 @@
+"""What an evaluation gives: metrics with their intervals, and figures per volume, as JSON and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import RequestError
+from ..json_fields import Fields
+
+FORMAT = 1
+GROUPS = ("distribution", "diversity", "reconstruction", "masks", "organs", "memorisation")
+BETTER = ("lower", "higher")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a set.
+
+    ``low`` and ``high`` bound its 95 % interval by bootstrap, None where there is none. ``better`` is "lower", "higher"
+    or None where neither is. ``count`` is how many volumes of the generated and of the reference set went in.
+    ``comparable`` says whether papers' figures may stand beside it. ``method`` is one sentence, ``parts`` holds what
+    the value is made of (per plane, per organ) or is to be seen beside (the reference set's own figure).
+    """
+
+    name: str
+    group: str
+    value: float | None
+    unit: str
+    better: str | None
+    count: tuple[int, int]
+    comparable: bool
+    method: str
+    low: float | None = None
+    high: float | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SetOfVolumes:
+    """Which folder, and how many of its volumes were used."""
+
+    path: str
+    volumes: int
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """Which network made the features; ``sha256`` is that of the user's file, None for random features."""
+
+    network: str
+    sha256: str | None
+    comparable: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that one comparison found. ``skipped`` tells for each metric that was left out why it was."""
+
+    ctfast: str
+    date: str
+    generated: SetOfVolumes
+    reference: SetOfVolumes
+    preset: str
+    features: FeatureInfo
+    metrics: tuple[Metric, ...]
+    per_volume: tuple[Mapping[str, Any], ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def metric(self, name: str) -> Metric:
+        """The metric of a name; RequestError if it was not computed, with the reason."""
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        why = self.skipped.get(name, f"computed were {', '.join(metric.name for metric in self.metrics)}")
+        raise RequestError(f"there is no metric '{name}': {why}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; numbers that are not finite become null."""
+        content = _finite({"format": FORMAT, **asdict(self)})
+        assert isinstance(content, dict)
+        return content
+
+    def to_json(self) -> str:
+        """The result as JSON text."""
+        return json.dumps(self.as_dict(), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, what: str = "the result") -> Evaluation:
+        """Read what ``to_json`` wrote; RequestError lists everything that is wrong with it."""
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise RequestError(f"{what}: expected the JSON that 'ctfast evaluate' writes, found {error}") from error
+        problems: list[str] = []
+        fields = Fields(content, "", problems, strict=True)
+        if fields.whole("format", 1) != FORMAT and not problems:
+            raise RequestError(f"{what}: written by a newer ctfast; expected format {FORMAT}. Update ctfast")
+        features = fields.child("features")
+        result = cls(
+            ctfast=fields.text("ctfast"),
+            date=fields.text("date"),
+            generated=_set_of(fields.child("generated")),
+            reference=_set_of(fields.child("reference")),
+            preset=fields.text("preset"),
+            features=FeatureInfo(
+                features.text("network"),
+                features.text("sha256") if features.has("sha256") else None,
+                features.flag("comparable"),
+            ),
+            metrics=tuple(_metric(each) for each in fields.items("metrics")),
+            per_volume=fields.values("per_volume"),
+            skipped=fields.mapping("skipped"),
+        )
+        features.finish()
+        fields.finish()
+        if not all(isinstance(row, Mapping) and isinstance(row.get("name"), str) for row in result.per_volume):
+            problems.append("per_volume: expected objects with a name")
+        if problems:
+            raise RequestError(f"{what}: not what 'ctfast evaluate' writes: {'; '.join(problems[:5])}")
+        return result
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read a result's file; RequestError if it is missing or no result."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"'{path}' cannot be read: {error}. Give a file that 'ctfast evaluate' wrote") from error
+        return cls.from_json(text, f"'{path}'")
+
+
+def _set_of(fields: Fields) -> SetOfVolumes:
+    result = SetOfVolumes(fields.text("path"), fields.whole("volumes", 0))
+    fields.finish()
+    return result
+
+
+def _metric(fields: Fields) -> Metric:
+    generated, reference = fields.wholes("count", 0, 2)
+    result = Metric(
+        name=fields.text("name"),
+        group=fields.text("group", GROUPS),
+        value=_number_or_none(fields, "value"),
+        unit=fields.text("unit", empty=True),
+        better=fields.text("better", BETTER) if fields.has("better") else None,
+        count=(generated, reference),
+        comparable=fields.flag("comparable"),
+        method=fields.text("method"),
+        low=_number_or_none(fields, "low"),
+        high=_number_or_none(fields, "high"),
+        parts=fields.mapping("parts"),
+    )
+    fields.finish()
+    return result
+
+
+def _number_or_none(fields: Fields, key: str) -> float | None:
+    return fields.number(key) if fields.has(key) else None
+
+
+def _finite(value: Any) -> Any:
+    """A value without NaN and infinity, which JSON has no word for, and with lists for tuples."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
