@@ -18,7 +18,7 @@ from ctfast.manifest import Build, Conditioning, Latent, PlanManifest, WeightsSo
 from ctfast.networks import AutoencoderConfig, DenoiserConfig
 
 #: Packages whose versions decide what a build makes.
-PACKAGES = ("numpy", "onnx", "onnxscript", "openvino", "torch")
+PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxscript", "openvino", "torch")
 
 #: Manifest keys that the build itself finds out; a description cannot set them.
 BUILT_KEYS = ("build", "conditioning", "format", "latent", "memory", "networks", "target")

@@ -26,7 +26,7 @@ __all__ = ["AUTO", "BACKENDS", "Backend", "Source", "checked_backend", "checked_
 
 AUTO = "auto"
 #: All there are; the first one that can be used is taken where none is named, so they are ordered by speed.
-BACKENDS = ("openvino", "torch")
+BACKENDS = ("openvino", "torch", "onnxruntime")
 
 _log = logging.getLogger("ctfast")
 

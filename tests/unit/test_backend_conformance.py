@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
 
 from support import tiny_models  # noqa: E402
 from support.official_files import one_thread  # noqa: E402
@@ -30,7 +31,13 @@ from ctfast.sessions import Sessions  # noqa: E402
 pytestmark = pytest.mark.slow  # for the build of the plan
 
 # A machine without a GPU skips that, and says why.
-PLACES = [("openvino", "cpu"), ("torch", "cpu"), ("torch", "cuda")]
+PLACES = [
+    ("openvino", "cpu"),
+    ("torch", "cpu"),
+    ("torch", "cuda"),
+    ("onnxruntime", "cpu"),
+    ("onnxruntime", "cuda"),
+]
 LIMIT = 1e-5  # relative L2 error in fp32
 HALF_LIMIT = 5e-2  # and in bf16, of networks with weights as large as random ones are
 NETWORKS = replace(tiny_models.NETWORKS, mask_autoencoder=None, mask_denoiser=None)
