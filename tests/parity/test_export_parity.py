@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,15 @@ from torch import Tensor, nn  # noqa: E402
 
 import ctfast  # noqa: E402
 from ctfast import plan_weights  # noqa: E402
+from ctfast.backends import Source, open_backend  # noqa: E402
 from ctfast.errors import PlanError, RequestError  # noqa: E402
 from ctfast.export import build, build_from_modules  # noqa: E402
-from ctfast.export.onnx import export_onnx  # noqa: E402
+from ctfast.export.onnx import UNWANTED, export_onnx  # noqa: E402
 from ctfast.export.openvino import convert  # noqa: E402
 from ctfast.export.verify import verify_against  # noqa: E402
 from ctfast.export.wrappers import GRAPHS, Graph, graphs  # noqa: E402
-from ctfast.manifest_program import stage_section  # noqa: E402
+from ctfast.manifest import Onnx  # noqa: E402
+from ctfast.manifest_program import onnx_section, stage_section  # noqa: E402
 from ctfast.networks import ControlNet, ControlNetConfig, DenoiserConfig, DenoiserUNet  # noqa: E402
 from ctfast.plan import Plan  # noqa: E402
 
@@ -148,6 +152,94 @@ def test_full_precision_and_onnx_agree_with_torch(built: Built, name: str, tmp_p
         assert worst(run_ir(made.xml, feed), wanted) <= LIMIT
         answers = session.run(list(graph.outputs), feed)
         assert worst(dict(zip(graph.outputs, answers, strict=True)), wanted) <= LIMIT
+
+
+#: Nodes of the ONNX graphs: a change is a change of what every runtime gets, so it should be one for the better.
+NODES = {
+    "vae_decoder": 53,
+    "vae_encoder": 58,
+    "denoiser": 369,
+    "controlnet": 185,
+    "controlnet_condition": 16,
+    "mask_decoder": 44,
+    "mask_denoiser": 372,
+}
+
+#: Nodes that only compute shapes: one for each way back from attention's tokens to the grid, and two to four for the
+#: folding of voxels into channels, whose extents are products of two that are free.
+SHAPES = {"vae_decoder": 2, "vae_encoder": 4, "denoiser": 4, "controlnet": 2, "mask_denoiser": 4}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx_graphs_have_the_nodes_they_need_and_no_more(built: Built, name: str) -> None:
+    model = onnx.load(str(built.onnx / f"{name}.onnx"))
+    operators = Counter(node.op_type for node in model.graph.node)
+    assert sum(operators.values()) == NODES[name]
+    assert operators["Shape"] == SHAPES.get(name, 0)
+    assert not operators.keys() & {"Constant", "Identity", "Squeeze", "Slice", "Range", "Expand", "Where", "Tile"}
+    assert not operators.keys() & UNWANTED
+    entry = Plan.open(built.plan).manifest.networks[name].onnx
+    assert entry == Onnx(opset=20, nodes=NODES[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx_files_say_what_they_take_and_give(built: Built, name: str) -> None:
+    model = onnx.load(str(built.onnx / f"{name}.onnx"))
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert properties == {"ctfast.network": name, "ctfast.version": ctfast.__version__}
+    for value in (*model.graph.input, *model.graph.output):
+        told = {entry.key: entry.value for entry in value.metadata_props}
+        assert set(told) == {"meaning", "unit", "range", "axes"}
+        assert all(told.values())
+        assert told["axes"].count(",") == len(value.type.tensor_type.shape.dim) - 1
+        assert told["meaning"] in value.doc_string
+    assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx_graphs_of_a_plan_hold_no_weights(built: Built, name: str, tmp_path: Path) -> None:
+    plan = Plan.open(built.plan)
+    entry = plan.manifest.networks[name]
+    (tmp_path / "model.bin").write_bytes(plan.section(f"{name}/model.bin"))
+    spans: set[tuple[int, int]] = set()
+    stages = () if entry.program is None else entry.program.stages
+    for section in (onnx_section(name), *(onnx_section(name, stage.name) for stage in stages)):
+        path = tmp_path / "model.onnx"
+        path.write_bytes(plan.section(section))
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.load(str(path), load_external_data=False)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        places = {
+            tensor.name: {item.key: item.value for item in tensor.external_data} for tensor in model.graph.initializer
+        }
+        spans |= {(int(place["offset"]), int(place["length"])) for place in places.values() if place}
+        assert {place["location"] for place in places.values() if place} == {"model.bin"}
+        if section == onnx_section(name):
+            dead = {key for key in entry.tensors if "attn2.to_q" in key or "attn2.to_k" in key or "norm2" in key}
+            assert entry.tensors.keys() - places.keys() <= (dead if name == "mask_denoiser" else set())
+            for key in entry.tensors.keys() & places.keys():
+                assert int(places[key]["offset"]) == entry.tensors[key].offset
+    ordered = sorted(spans)
+    assert all(offset + size <= following for (offset, size), (following, _) in pairwise(ordered))
+    data = bytes(plan.section(f"{name}/model.bin"))
+    contents = [data[offset : offset + size] for offset, size in ordered]
+    assert len(set(contents)) == len(contents), "nothing is there twice"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx_runtime_computes_what_torch_computes_with_the_plans_weights(built: Built, name: str) -> None:
+    pytest.importorskip("onnxruntime")
+    graph = all_graphs(tiny_models.modules())[name]
+    stored = plan_weights.state_dict(Plan.open(built.plan), name)
+    with torch.no_grad():
+        for key, tensor in graph.state.items():
+            tensor.copy_(torch.from_numpy(stored[key]))
+    source = Source(native.Plan(str(built.plan)), Plan.open(built.plan).manifest, precision="fp32", threads=1)
+    session = open_backend("onnxruntime", source).open(name)
+    for size, batch in SIZES:
+        inputs = graph.example(size, batch, seed=3)
+        feed = {port.name: tensor.numpy() for port, tensor in zip(graph.inputs, inputs, strict=True)}
+        assert worst(session.run(feed), expected(graph, inputs)) <= LIMIT
 
 
 def test_each_layer_is_one_operation(built: Built) -> None:
