@@ -81,6 +81,8 @@ def _sweep(args: argparse.Namespace) -> int:
     from ..observer import observer_of
 
     steps = _steps(args.sweep)
+    if args.picture is not None and not args.picture.lower().endswith(".svg"):
+        raise RequestError(f"--picture: it is an SVG; use a name that ends in .svg, found '{args.picture}'")
     solvers = solvers_of(args.solver)
     for path in (args.output, args.picture):
         if path is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..io.atomic import output_error
 from ..observer import Observer
 from .subject import Setting, Subject
 
@@ -89,8 +90,8 @@ class References:
             latent = subject.sample(seed, setting, observer)
             image = subject.image(latent, observer)
             low, high = min(low, float(image.min())), max(high, float(image.max()))
-            np.save(self._file(seed, "latent"), latent)
-            np.save(self._file(seed, "image"), image)
+            self._keep(seed, "latent", latent)
+            self._keep(seed, "image", image)
         known = subject.limits()
         self._low = low if known[0] is None else known[0]
         self.span = max((high if known[1] is None else known[1]) - self._low, 1e-9)
@@ -110,12 +111,19 @@ class References:
     def _distance(self, seed: int, setting: Setting, observer: Observer) -> Distance:
         latent = self._subject.sample(seed, setting, observer)
         image = self._subject.image(latent, observer)
-        wanted = self._load(seed, "image")
-        body = wanted > self._low + BODY_LEVEL * self.span
-        inside = body if body.any() else np.ones_like(body)
+        level = self._low + BODY_LEVEL * self.span
         return Distance(
-            seed, _difference(latent, self._load(seed, "latent")), _difference(image[inside], wanted[inside])
+            seed,
+            _difference(latent, self._load(seed, "latent")),
+            _difference_inside(image, self._load(seed, "image"), level),
         )
+
+    def _keep(self, seed: int, what: str, array: NDArray[Any]) -> None:
+        path = self._file(seed, what)
+        try:
+            np.save(path, array)
+        except OSError as error:
+            raise output_error(path, error) from error
 
     def _file(self, seed: int, what: str) -> Path:
         return self._folder / f"{seed}_{what}.npy"
@@ -127,6 +135,21 @@ class References:
 
 def _difference(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.sqrt(np.mean(np.square(a.astype(np.float64) - b))))
+
+
+def _difference_inside(image: NDArray[Any], wanted: NDArray[Any], level: float) -> float:
+    """The difference where ``wanted`` lies above the level, or everywhere if it does nowhere.
+
+    Plane by plane: images may be large, and squares need eight bytes a voxel.
+    """
+    inside, voxels, whole = 0.0, 0, 0.0
+    for ours, theirs in zip(image, wanted, strict=True):
+        squares = np.square(ours.astype(np.float64) - theirs)
+        body = theirs > level
+        inside += float(squares[body].sum())
+        voxels += int(body.sum())
+        whole += float(squares.sum())
+    return math.sqrt(inside / voxels) if voxels else math.sqrt(whole / wanted.size)
 
 
 def _rms(values: Sequence[float]) -> float:

@@ -31,6 +31,8 @@ from .sweep import BASELINE, FORMAT, REFERENCE_SOLVER, REFERENCE_STEPS, check_ar
 EVALUATIONS = 60
 #: Limits of log a and log b: steps beyond them would differ in length by orders of magnitude.
 _LIMIT = 2.0
+#: The distance of times so close that they are the same number: finite, since the fit subtracts distances.
+_ILLEGAL = 1e30
 
 
 @dataclass(frozen=True)
@@ -168,16 +170,15 @@ class _Fit:
             "xatol": 0.01,
             "fatol": 1e-6,
         }
-        minimize(self._distance, (0.0, 0.0), method="Nelder-Mead", options=options)
+        bounds = [(-_LIMIT, _LIMIT)] * 2
+        minimize(self._distance, (0.0, 0.0), method="Nelder-Mead", bounds=bounds, options=options)
         return min(self.seen, key=self.seen.__getitem__)
 
     def _distance(self, logs: Sequence[float]) -> float:
         a, b = (math.exp(float(value)) for value in logs)
-        if max(abs(float(value)) for value in logs) > _LIMIT:
-            return math.inf
         setting = self.setting(a, b)
         if times_problem(setting.times, self._train_steps) is not None:
-            return math.inf
+            return _ILLEGAL
         if (a, b) not in self.seen:
             self.seen[a, b] = self._references.latent_rms(setting, self._observer)
         return self.seen[a, b]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -14,7 +15,7 @@ from support.known_flow import KnownFlow
 
 import ctfast
 from ctfast.cli.main import main
-from ctfast.errors import CancelledError, RequestError
+from ctfast.errors import CancelledError, OutputError, RequestError
 from ctfast.evaluate.distances import References
 from ctfast.evaluate.subject import EngineSubject, Setting
 from ctfast.evaluate.sweep import BASELINE, Sweep, sweep
@@ -117,6 +118,15 @@ def test_where_nothing_is_body_the_whole_image_counts(tmp_path: Path) -> None:
     few, reference = Setting("euler", "exact", 2), Setting("heun", "exact", 40)
     row = References(Air(), reference, [1], tmp_path, keep_going).row(few, keep_going)
     assert row.image_rms > 0.01
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        References(KnownFlow(), Setting("heun", "exact", 4), [1], tmp_path, keep_going)
 
 
 def test_unknown_limits_are_those_of_the_references(tmp_path: Path) -> None:
@@ -236,6 +246,7 @@ def test_the_command(plan: Path, tmp_path: Path, capsys: Any, monkeypatch: pytes
         (["--sweep", "steps=5", "--volumes", "0"], "--volumes"),
         (["--sweep", "steps=5", "-o", "nowhere/s.json"], "nowhere"),
         (["--sweep", "steps=5", "--size", "33", "32", "16"], "size 33"),
+        (["--sweep", "steps=5", "--picture", "s.png"], "ends in .svg, found 's.png'"),
     ],
 )
 def test_bad_options_are_one_message(plan: Path, words: list[str], message: str, capsys: Any) -> None:
