@@ -16,6 +16,8 @@ import ctfast
 from ctfast.evaluate.subject import EngineSubject
 from ctfast.evaluate.sweep import REFERENCE_STEPS, sweep
 from ctfast.evaluate.sweep_text import svg, table
+from ctfast.evaluate.tune import tune
+from ctfast.evaluate.tune_text import table as tune_table
 from ctfast.request import FLOW_SOLVERS
 
 STEPS = (5, 8, 10, 15, 20, 30, 50)
@@ -26,8 +28,29 @@ def main() -> int:
     options = _options()
     load_before = records.load()
     engine = ctfast.load(options.engine, precision=options.precision, threads=options.threads)
+    subject = EngineSubject(engine)
+    if options.tune is None:
+        figures, found = _swept(subject, options)
+    else:
+        figures, found = _tuned(subject, options)
+    settings: dict[str, Any] = {
+        "plan": found["plan"],
+        **found["request"],
+        "threads": options.threads,
+        "precision": found["precision"],
+        "note": options.note,
+    }
+    if options.tune is None:
+        settings |= {"steps": list(options.steps), "seeds": found["seeds"]}
+    name = "sweep" if options.tune is None else "tune"
+    records.give(options, records.row(name, settings, {key: found[key] for key in figures}, load_before))
+    return 0
+
+
+def _swept(subject: EngineSubject, options: argparse.Namespace) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The keys to keep, and what was found."""
     found = sweep(
-        EngineSubject(engine),
+        subject,
         FLOW_SOLVERS,
         options.steps,
         range(options.seed, options.seed + options.volumes),
@@ -37,18 +60,24 @@ def main() -> int:
     print(table(found), file=sys.stderr)
     if options.picture is not None:
         options.picture.write_text(svg(found), encoding="utf-8")
-    settings: dict[str, Any] = {
-        "plan": found["plan"],
-        **found["request"],
-        "steps": list(options.steps),
-        "seeds": found["seeds"],
-        "threads": options.threads,
-        "precision": found["precision"],
-        "note": options.note,
-    }
-    figures = ("unit", "span", "reference", "baseline", "rows", "refined", "smallest", "seconds")
-    records.give(options, records.row("sweep", settings, {key: found[key] for key in figures}, load_before))
-    return 0
+    return ("unit", "span", "reference", "baseline", "rows", "refined", "smallest", "seconds"), found
+
+
+def _tuned(subject: EngineSubject, options: argparse.Namespace) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The same of a fit; as many seeds to fit to as to measure with."""
+    middle = options.seed + options.volumes
+    found = tune(
+        subject,
+        options.solver,
+        options.tune,
+        range(options.seed, middle),
+        range(middle, middle + options.volumes),
+        reference_steps=options.reference_steps,
+        observer=_Steps(),
+    ).as_dict()
+    print(tune_table(found), file=sys.stderr)
+    keys = ("unit", "span", "reference", "solver", "steps", "calls", "times", "parameters", "fit", "better", "check")
+    return (*keys, "others"), found
 
 
 class _Steps:
@@ -69,6 +98,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", metavar="PLAN", help="default: the embedded default plan")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, metavar="N", help="default: %(default)s")
+    parser.add_argument("--tune", type=int, metavar="N", help="fit a time grid of so many steps instead")
+    parser.add_argument("--solver", default="ab2", help="of that (default: ab2)")
     parser.add_argument("--reference-steps", type=int, default=REFERENCE_STEPS, help="default: %(default)s")
     parser.add_argument("--volumes", type=int, default=4, help="seeds (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="the first (default: 0)")
