@@ -45,7 +45,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Onnx:
-    """The network as an ONNX graph, over the same weights: its opset and how many nodes it has."""
+    """The network as an ONNX graph over the same weights: its opset, and its nodes less those that adapt weights."""
 
     opset: int
     nodes: int
