@@ -21,10 +21,10 @@ def resampled(count: int, replicates: int, seed: int) -> Iterator[NDArray[np.flo
 
 
 def interval_of_mean(values: Sequence[float], replicates: int, seed: int) -> Interval:
-    """The percentile interval of a mean of one value per volume; none for fewer than two."""
-    if len(values) < 2 or replicates < 2:
-        return NONE
+    """The percentile interval of a mean of one value per volume; none for fewer than two, or infinite ones."""
     each = np.asarray(values, np.float64)
+    if len(each) < 2 or replicates < 2 or not np.isfinite(each).all():
+        return NONE
     return percentiles([float(weights @ each / len(each)) for weights in resampled(len(each), replicates, seed)])
 
 

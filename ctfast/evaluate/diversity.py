@@ -19,9 +19,16 @@ Pair = tuple[int, int]
 
 
 def scales_for(size: Sequence[int]) -> int:
-    """How many of the five scales a volume is large enough for, as MONAI asks it; 0 if not even for one."""
-    fitting = (n for n in range(len(WEIGHTS), 0, -1) if min(size) // max(1, n - 1) ** 2 > KERNEL - 1)
-    return next(fitting, 0)
+    """How many of the five scales a volume is large enough for; 0 if not even for one.
+
+    The window must fit into the smallest scale, each half as large as the one before; MONAI also asks for the square of
+    the number of halvings, which is more with four scales.
+    """
+    smallest = min(size)
+    for scales in range(len(WEIGHTS), 0, -1):
+        if min(smallest >> (scales - 1), smallest // max(1, scales - 1) ** 2) >= KERNEL:
+            return scales
+    return 0
 
 
 def ms_ssim(first: Any, second: Any, scales: int = len(WEIGHTS)) -> float:
