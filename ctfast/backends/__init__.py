@@ -26,7 +26,7 @@ __all__ = ["AUTO", "BACKENDS", "Backend", "Source", "checked_backend", "checked_
 
 AUTO = "auto"
 #: All there are; the first one that can be used is taken where none is named, so they are ordered by speed.
-BACKENDS = ("openvino", "torch", "onnxruntime")
+BACKENDS = ("tensorrt", "openvino", "torch", "onnxruntime")
 
 _log = logging.getLogger("ctfast")
 
@@ -121,11 +121,7 @@ def survey(manifest: PlanManifest) -> list[dict[str, Any]]:
     rows = []
     for name in BACKENDS:
         reason = _reason(name, manifest, AUTO)
-        try:
-            in_plan = _module(name).lacking(manifest) is None
-        except ModuleNotFoundError:
-            in_plan = None
-        rows.append({"name": name, "usable": reason is None, "reason": reason, "in_plan": in_plan})
+        rows.append({"name": name, "usable": reason is None, "reason": reason, "in_plan": _in_plan(name, manifest)})
     return rows
 
 
@@ -149,15 +145,18 @@ def _choose(name: str, source: Source) -> str:
         if reason is not None:
             raise DeviceError(f"backend '{name}' cannot be used: {reason}")
         return name
-    reasons: list[str] = []
+    reasons: dict[str, str] = {}
     for chosen, reason in _reasons(source):
         if reason is None:
-            if reasons:
-                _say_once(logging.WARNING, f"using backend '{chosen}': {'; '.join(reasons)}")
+            # What the plan was not built for is no news; what it was built for, and is not used, is.
+            missed = [f"{each}: {why}" for each, why in reasons.items() if _in_plan(each, source.manifest) is not False]
+            if missed:
+                _say_once(logging.WARNING, f"using backend '{chosen}': {'; '.join(missed)}")
             return chosen
-        reasons.append(f"{chosen}: {reason}")
+        reasons[chosen] = reason
     where = "" if source.device == AUTO else f" on device '{source.device}'"
-    raise DeviceError(f"no backend can run plan '{source.manifest.name}'{where}: {'; '.join(reasons)}")
+    told = "; ".join(f"{each}: {why}" for each, why in reasons.items())
+    raise DeviceError(f"no backend can run plan '{source.manifest.name}'{where}: {told}")
 
 
 def _reasons(source: Source) -> Iterator[tuple[str, str | None]]:
@@ -172,6 +171,14 @@ def _reason(name: str, manifest: PlanManifest, device: str) -> str | None:
         return f"its module is missing from this installation ({error}). Install ctfast again"
     reason: str | None = module.can_use(manifest, device)
     return reason
+
+
+def _in_plan(name: str, manifest: PlanManifest) -> bool | None:
+    """Whether a plan has what a backend needs; None where the backend itself is missing."""
+    try:
+        return _module(name).lacking(manifest) is None
+    except ModuleNotFoundError:
+        return None
 
 
 def _module(name: str) -> Any:

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..errors import RequestError
 from .common import ProgressBar, by, command_parser, emit
-from .extras import import_extra
+from .engines import add_engine_arguments, engine_arguments, exporter_of, is_plan
 from .weights import WEIGHTS_HELP, given_weights
 
 
@@ -30,11 +31,10 @@ def add_parser(subparsers: Any) -> None:
         "--weights",
         metavar="PATH",
         action="append",
-        required=True,
         help=WEIGHTS_HELP,
     )
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the plan to write")
-    parser.add_argument("--backend", default="openvino", help="openvino (the default)")
+    parser.add_argument("--backend", default="openvino", help="openvino (the default) or tensorrt: engines besides")
     parser.add_argument(
         "--precision", default="bf16", help="bf16 or fp32: what networks run in where the processor can (default: bf16)"
     )
@@ -62,11 +62,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check files and weights, tell what a build would do, and write nothing"
     )
+    add_engine_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    exporter = import_extra("ctfast.export.build", "building plans", "export")
+    exporter, engines = exporter_of(args), engine_arguments(args)
     start = time.perf_counter()
     request = {
         "backend": args.backend,
@@ -79,13 +80,15 @@ def run(args: argparse.Namespace) -> int:
         "command": _command(args),
         "cache": None if args.no_cache else args.cache or _default_cache(),
     }
-    weights = given_weights("--weights", args.weights)
+    if args.weights is None and (args.dry_run or not is_plan(args)):
+        raise RequestError("--weights: expected a folder or files with the checkpoints (see 'ctfast build --help')")
+    weights = None if args.weights is None else given_weights("--weights", args.weights)
     with ProgressBar(args) as progress:
         if args.dry_run:
             job = exporter.prepare(args.model, weights, args.output, **request)
             _emit_outline(args, job, job.outline(progress))
             return 0
-        path = exporter.build(args.model, weights, args.output, observer=progress, **request)
+        path = exporter.build(args.model, weights, args.output, observer=progress, **request, **engines)
     _emit_plan(args, path, time.perf_counter() - start)
     return 0
 
@@ -99,7 +102,7 @@ def _default_cache() -> Path:
 def _command(args: argparse.Namespace) -> str:
     """The command as the manifest tells it: of paths only the last part, since folders' names may be private."""
     words = ["ctfast", "build", Path(args.model).name]
-    for entry in args.weights:
+    for entry in args.weights or ():
         role, sign, path = entry.partition("=")
         words += ["--weights", f"{role}={Path(path).name}" if sign else Path(entry).name]
     words += ["-o", Path(args.output).name, "--precision", args.precision]

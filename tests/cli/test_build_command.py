@@ -108,7 +108,7 @@ def test_the_manifest_tells_the_command_without_folders(checkpoints: Path) -> No
     ("change", "code", "message"),
     [
         (["--precision=fp8"], 2, "precision: expected bf16 or fp32, found 'fp8'"),
-        (["--backend=tensorrt"], 2, "backend: expected openvino, found 'tensorrt'"),
+        (["--backend=triton"], 2, "backend: expected openvino or tensorrt, found 'triton'"),
         (["--networks=denoiser"], 2, "a plan needs autoencoder and denoiser, and autoencoder was left out"),
         (["--weights=spare.pt"], 2, "--weights: expected one folder, or ROLE=FILE each time, found spare.pt"),
         (["--weights=unet=x.pt"], 2, "weights: unknown network unet"),

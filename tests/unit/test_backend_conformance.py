@@ -90,7 +90,8 @@ def error(found: Any, wanted: Any) -> float:
 
 
 def test_all_backends_are_here() -> None:
-    assert {name for name, _ in PLACES} == set(BACKENDS)
+    """But for TensorRT, whose engines are made for a GPU; test_tensorrt.py has a stand-in for it."""
+    assert {name for name, _ in PLACES} == set(BACKENDS) - {"tensorrt"}
 
 
 @pytest.mark.parametrize("place", PLACES, ids=" on ".join)
