@@ -21,10 +21,12 @@ from typing import Any
 
 import decoding_tables
 import records
+import sweep_tables
 
 PAGES = (
     "README.md",
     "docs/decode.md",
+    "docs/evaluate.md",
     "docs/headneck.md",
     "docs/memory.md",
     "docs/numerics.md",
@@ -145,20 +147,21 @@ def quality() -> str:
     return "\n".join(lines) + "\n"
 
 
-def decoding(name: str) -> str:
-    """A table of docs/decode.md."""
-    source, table = decoding_tables.TABLES[name]
+def of_module(name: str) -> str:
+    """A table that a module of its own makes, of docs/decode.md or docs/evaluate.md."""
+    source, table = _MODULES[name]
     lines = table(rows(source))
     return "\n".join(lines) + "\n" if lines else _NONE
 
 
+_MODULES = {**decoding_tables.TABLES, **sweep_tables.TABLES}
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "generation": generation,
     "memory": memory,
     "numerics": numerics,
     "quality": quality,
-    **{name: partial(decoding, name) for name in decoding_tables.TABLES},
+    **{name: partial(of_module, name) for name in _MODULES},
 }
 _SIDES = {
     "bf16/fp32": ("ctfast bf16", "monai fp32"),
