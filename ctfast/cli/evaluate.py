@@ -17,7 +17,7 @@ def add_parser(subparsers: Any) -> None:
         "evaluate",
         "compare generated volumes with real ones",
         "Compare a folder of generated volumes with one of real ones; or, with --sweep, measure what solvers do in few "
-        "steps.",
+        "steps; or, with --tune, fit a time grid to a plan.",
         "ctfast evaluate generated/ --reference prepared/val --train prepared/train -o evaluation.json\n"
         "  ctfast evaluate --sweep steps=5,10,20,30 --solver euler,ab2,unipc --picture sweep.svg",
     )
@@ -38,6 +38,6 @@ def run(args: argparse.Namespace) -> int:
     if evaluate_sweep.wanted(args):
         return evaluate_sweep.run(args)
     raise RequestError(
-        "expected volumes to judge, as in 'ctfast evaluate GENERATED --reference REAL', or --sweep steps=N,N,... (see "
-        "'ctfast evaluate --help')"
+        "expected volumes to judge, as in 'ctfast evaluate GENERATED --reference REAL', --sweep steps=N,N,..., or "
+        "--tune N (see 'ctfast evaluate --help')"
     )
