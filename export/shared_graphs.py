@@ -23,7 +23,7 @@ class SharedWeights:
         """``xml`` is the network's graph and ``table`` tells where its tensors are; both point into ``weights``."""
         self._weights = weights
         self._places: dict[bytes, int] = {}
-        data = np.fromfile(weights, np.uint8)
+        data = np.memmap(weights, np.uint8, "r")
         spans = {(place.offset, place.size) for place in _constants(ET.parse(xml).getroot())}
         spans |= {(entry.offset, math.prod(entry.shape) * np.dtype(entry.dtype).itemsize) for entry in table.values()}
         for offset, size in sorted(spans):

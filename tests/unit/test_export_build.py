@@ -83,8 +83,9 @@ def test_a_dry_run_checks_everything_and_writes_nothing(files: dict[str, Path], 
     ("options", "message"),
     [
         ({"backend": "tensorrt"}, "backend: expected openvino, found 'tensorrt'"),
-        ({"precision": "fp8"}, "precision: expected bf16 or fp32, found 'fp8'"),
+        ({"precision": "fp8"}, "precision: expected bf16 or fp16 or fp32 or int8, found 'fp8'"),
         ({"weights_dtype": "int8"}, "weights_dtype: expected float16 or float32, found 'int8'"),
+        ({"opset": 21}, "opset: expected 20 or 23, found 21"),
         ({"networks": ["denoiser"]}, "needs autoencoder and denoiser"),
     ],
 )
