@@ -28,13 +28,14 @@ from ctfast.export.onnx_weights import save_over_weights
 from ctfast.export.openvino import convert
 from ctfast.export.options import Options, checked_options, checked_output
 from ctfast.export.outline import Outline, outline
+from ctfast.export.quantize import quantized
 from ctfast.export.scratch import owned_folder
 from ctfast.export.shared_graphs import SharedWeights
 from ctfast.export.sources import Model, Weights, resolve
 from ctfast.export.stages import write_stages
 from ctfast.export.tensors import fingerprints, locate
 from ctfast.export.wrappers import GRAPHS, Graph, graphs
-from ctfast.manifest import Footprint, Onnx, PlanManifest
+from ctfast.manifest import Onnx, PlanManifest
 from ctfast.networks import AutoencoderKL, ControlNet, DenoiserUNet
 from ctfast.observer import Observer, Progress, observer_of, report
 
@@ -60,6 +61,7 @@ def build(
     command: str | None = None,
     cache: str | os.PathLike[str] | None = None,
     opset: int = OPSET,
+    calibration: int | None = None,
 ) -> Path:
     """Make a plan from checkpoints.
 
@@ -68,7 +70,8 @@ def build(
         weights: Folder in one of the official layouts, or files by role.
         output: The plan. It is there as a whole or not at all.
         backend: "openvino".
-        precision: What the plan's networks run in where the processor can: "bf16" or "fp32".
+        precision: What the plan's networks run in where the processor can: "bf16", "fp16" or "fp32"; with "int8" those
+            that are called in every step are quantised (needs ``ctfast[int8]``) and the others run in bf16.
         name: The plan's name; the variant's unless given.
         observer: Called as observer(stage, done, total); returning False cancels.
         keep_onnx: Folder for ONNX files of the networks, with their weights, for use outside of ctfast.
@@ -78,6 +81,7 @@ def build(
         command: What the manifest says the plan was made with.
         cache: Folder of networks that were exported before, to which this build's are added; see ctfast.export.cache.
         opset: Of all ONNX graphs: 20, or 23, in which norms and attention are single operators.
+        calibration: How many calls of each network int8 is calibrated on; None for ctfast.export.options.CALIBRATION.
 
     Returns:
         ``output``.
@@ -101,6 +105,7 @@ def build(
         command=command,
         cache=cache,
         opset=opset,
+        calibration=calibration,
     )
     if dry_run:
         job.outline(observer)
@@ -152,9 +157,10 @@ def prepare(
     command: str | None = None,
     cache: str | os.PathLike[str] | None = None,
     opset: int = OPSET,
+    calibration: int | None = None,
 ) -> Job:
     """Everything of ``build`` up to loading the first network; it takes the same arguments and raises the same."""
-    options = checked_options(backend, precision, weights_dtype, keep_onnx, cache, opset)
+    options = checked_options(backend, precision, weights_dtype, keep_onnx, cache, opset, calibration)
     target = checked_output(output)
     model = resolve(variant_or_config, weights, networks)
     if command is None:
@@ -246,26 +252,32 @@ def _write(
     mask_scale_factor: float,
 ) -> None:
     total = sum(len(GRAPHS[role]) for role in roles)
-    entries: dict[str, Any] = {}
-    footprints: dict[str, Footprint] = {}
-    sections: dict[str, bytes | memoryview | Path] = {}
+    parts: dict[str, Part] = {}
+
+    def write(path: Path, written: Mapping[str, Part]) -> None:
+        entries = {name: part.entry for name, part in written.items()}
+        footprints = {name: part.footprint for name, part in written.items()}
+        whole = PlanManifest.from_json(with_networks(manifest, entries, ()), strict=True)
+        memory = predict(footprints, whole.sizes, shapes.autoencoder.compression, shapes.label_bits)
+        sections = {f"{name}/{file}": source for name, part in written.items() for file, source in part.files.items()}
+        plan_file.write(
+            path, with_networks(manifest, entries, [asdict(peak) for peak in memory]), sections, scratch=folder
+        )
+
     with _scratch(target) as folder:
         for role in roles:
-            report(watch, f"load {role}", len(entries), total)
+            report(watch, f"load {role}", len(parts), total)
             module = load(role)
             factor = mask_scale_factor if role == "mask_autoencoder" else 1.0
             for graph in graphs(role, module, controlnet="controlnet" in roles, scale_factor=factor):
-                report(watch, f"export {graph.name}", len(entries), total)
-                part = _network(graph, module.config, folder, options)
-                entries[graph.name], footprints[graph.name] = part.entry, part.footprint
-                sections |= {f"{graph.name}/{name}": path for name, path in part.files.items()}
+                report(watch, f"export {graph.name}", len(parts), total)
+                parts[graph.name] = _network(graph, module.config, folder, options)
             del module, graph
             gc.collect()
+        if options.precision == "int8":
+            parts = quantized(parts, write, folder, options.calibration, watch)
         report(watch, "write", total, total)
-        whole = PlanManifest.from_json(with_networks(manifest, entries, ()), strict=True)
-        memory = predict(footprints, whole.sizes, shapes.autoencoder.compression, shapes.label_bits)
-        whole_manifest = with_networks(manifest, entries, [asdict(peak) for peak in memory])
-        plan_file.write(target, whole_manifest, sections, scratch=folder)
+        write(target, parts)
 
 
 def _network(graph: Graph, config: object, folder: Path, options: Options) -> Part:
@@ -305,10 +317,10 @@ def _export(graph: Graph, folder: Path, options: Options) -> Part:
     staged = None if graph.program is None else graph.program(Constants(ir.weights, table))
     if staged is not None:
         files |= write_stages(staged, graph.name, shared, folder / graph.name, options.opset)
-    found = footprint(graph, ov.Core().read_model(ir.xml), ir.weights.stat().st_size, options.precision)
+    found = footprint(graph, ov.Core().read_model(ir.xml), ir.weights.stat().st_size, options.exported)
     entry = {
         "backend": "openvino",
-        "precision": options.precision,
+        "precision": options.exported,
         "weights_dtype": "float16" if half else "float32",
         "inputs": [port.name for port in graph.inputs],
         "outputs": list(graph.outputs),

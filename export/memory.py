@@ -15,6 +15,7 @@ import openvino as ov
 
 from ctfast.export.wrappers import Graph
 from ctfast.manifest import Footprint, MemoryPeak, Sizes
+from ctfast.sessions import ELEMENT_BYTES
 
 #: Interpreter, OpenVINO and its kernels.
 BASE_BYTES = 160 << 20
@@ -23,7 +24,6 @@ BASE_BYTES = 160 << 20
 LAYOUT_FACTOR = 1.4
 FEWER_LAYOUTS: Mapping[str, float] = {"vae_decoder": 1.22, "vae_encoder": 1.1}
 
-_ELEMENT_BYTES = {"bf16": 2, "fp32": 4}
 _SAME_MEMORY = frozenset({"Reshape", "Result", "Squeeze", "Unsqueeze"})
 _IN_PLACE = frozenset({"Add", "Clamp", "Convert", "Multiply", "PRelu", "Swish"})
 
@@ -42,7 +42,7 @@ def footprint(graph: Graph, model: ov.Model, weight_bytes: int, precision: str) 
     grids = [shape[2:] for shape in examples.values() if len(shape) == 5]
     grids += [list(port.get_shape())[2:] for port in shaped.outputs if len(port.get_shape()) == 5]
     parameters = sum(tensor.numel() for tensor in graph.state.values())
-    width = _ELEMENT_BYTES[precision]
+    width = ELEMENT_BYTES[precision]
     peak = _peak_elements(shaped) * width * FEWER_LAYOUTS.get(graph.name, LAYOUT_FACTOR)
     return Footprint(weight_bytes + parameters * width, peak / max(math.prod(grid) for grid in grids))
 

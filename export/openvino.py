@@ -64,13 +64,14 @@ def convert(onnx_path: Path, graph: Graph, folder: Path, *, half: bool, weights:
     _full_precision_outputs(model)
     if half:
         _halve(model, weights)
-    _rename(model, graph)
+    rename_counted(model, {port.name for port in graph.inputs} | set(graph.outputs))
+    model.set_friendly_name(graph.name)
     _check(model, graph)
     target = folder / f"{graph.name}.xml"
     ov.save_model(model, str(target), compress_to_fp16=False)
     operations = Counter(node.get_type_name() for node in model.get_ordered_ops())
     del model
-    target.write_bytes(_mark_precise(target.read_bytes()))
+    target.write_bytes(mark_precise(target.read_bytes()))
     return Ir(target, target.with_suffix(".bin"), dict(operations))
 
 
@@ -170,14 +171,15 @@ def _halve(model: ov.Model, weights: Collection[bytes]) -> None:
             node.output(0).replace(constant.output(0))
 
 
-def _rename(model: ov.Model, graph: Graph) -> None:
-    """Give nodes whose names are mere counts names that depend on the graph alone, so that equal plans are equal."""
-    kept = {port.name for port in graph.inputs} | set(graph.outputs)
+def rename_counted(model: ov.Model, kept: Collection[str]) -> None:
+    """Give nodes whose names are mere counts names that depend on the graph alone, so that equal plans are equal.
+
+    ``kept`` are names of inputs and outputs.
+    """
     for index, node in enumerate(model.get_ordered_ops()):
         name = node.get_friendly_name()
         if name not in kept and _COUNTED.fullmatch(name):
             node.set_friendly_name(f"{node.get_type_name()}#{index}")
-    model.set_friendly_name(graph.name)
 
 
 def _check(model: ov.Model, graph: Graph) -> None:
@@ -201,7 +203,7 @@ def _check(model: ov.Model, graph: Graph) -> None:
         raise CtfastError(f"OpenVINO read {graph.name} with {'; '.join(problems)}; please report this as a bug")
 
 
-def _mark_precise(xml: bytes) -> bytes:
+def mark_precise(xml: bytes) -> bytes:
     """Mark everything that sines and cosines are computed from, and themselves, to stay in float32."""
     root = ET.fromstring(xml)
     layers = {layer.get("id"): layer for layer in root.iter("layer")}

@@ -25,6 +25,10 @@ from ctfast.plan_weights import state_dict
 #: each call, since rounding errors grow with the weights; a wrong graph is off by far more.
 LIMIT = 1e-4
 
+#: The same of a network in int8 against torch with the checkpoint's weights: rounding is most of it, and a wrong
+#: checkpoint is off by about 1.
+INT8_LIMIT = 0.2
+
 
 @dataclass(frozen=True)
 class NetworkCheck:
@@ -32,18 +36,20 @@ class NetworkCheck:
 
     ``graph_error`` is the relative L2 error in fp32 against torch with the weights that the plan holds (the largest
     over outputs), ``weights_error`` against torch with the checkpoint's: it shows what rounding the weights costs.
-    ``altered`` names tensors that are neither the checkpoint's values nor those rounded to float16.
+    ``altered`` names tensors that are neither the checkpoint's values nor those rounded to float16. A network in int8
+    has no weights to compare, and both errors are against the checkpoint's.
     """
 
     network: str
     graph_error: float
     weights_error: float
     altered: tuple[str, ...]
+    limit: float = LIMIT
 
     @property
     def ok(self) -> bool:
         """Whether the network is the checkpoint's."""
-        return self.graph_error <= LIMIT and not self.altered
+        return self.graph_error <= self.limit and not self.altered
 
 
 def verify_against(
@@ -90,17 +96,26 @@ def verify_against(
         for graph in _graphs(model, role, controlnet="controlnet" in names):
             report(watch, f"verify {graph.name}", len(checks), total)
             session = _native.OpenVINOSession(native, graph.name, "fp32", threads)
-            checks.append(compare(graph, session, state_dict(opened, graph.name), seed))
+            stored = None if names[graph.name].precision == "int8" else state_dict(opened, graph.name)
+            checks.append(compare(graph, session, stored, seed))
     report(watch, "verify", total, total)
     return tuple(checks)
 
 
-def compare(graph: Graph, session: _native.Session, stored: Mapping[str, NDArray[Any]], seed: int = 0) -> NetworkCheck:
-    """Compare one network; ``stored`` are its tensors as the plan has them, and ``graph`` gets these in the end."""
+def compare(
+    graph: Graph, session: _native.Session, stored: Mapping[str, NDArray[Any]] | None, seed: int = 0
+) -> NetworkCheck:
+    """Compare one network; ``stored`` are its tensors as the plan has them, and ``graph`` gets these in the end.
+
+    None for a network in int8.
+    """
     inputs = graph.example(_size(graph), batch=1, seed=seed)
     result = session.run({port.name: tensor.numpy() for port, tensor in zip(graph.inputs, inputs, strict=True)})
     found = [np.asarray(result[name], np.float32) for name in graph.outputs]
     with_own = _run(graph, inputs)
+    if stored is None:
+        error = _error(found, with_own)
+        return NetworkCheck(graph.name, error, error, (), INT8_LIMIT)
     altered = tuple(key for key, tensor in graph.state.items() if not _same(tensor, stored.get(key)))
     with torch.no_grad():
         for key, tensor in graph.state.items():

@@ -36,10 +36,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the plan to write")
     parser.add_argument("--backend", default="openvino", help="openvino (the default) or tensorrt: engines besides")
     parser.add_argument(
-        "--precision", default="bf16", help="bf16 or fp32: what networks run in where the processor can (default: bf16)"
+        "--precision",
+        default="bf16",
+        help="bf16, fp16 or fp32: what networks run in where the processor can; or int8: those that are called in "
+        "every step are quantised, which needs ctfast[int8] (default: bf16)",
     )
     parser.add_argument(
-        "--weights-dtype", metavar="TYPE", help="float16 or float32 (default: float16 with bf16, else float32)"
+        "--calibration", type=int, metavar="N", help="calls of each network that int8 is calibrated on (default: 32)"
+    )
+    parser.add_argument(
+        "--weights-dtype", metavar="TYPE", help="float16 or float32 (default: float32 with fp32, else float16)"
     )
     parser.add_argument("--name", help="the plan's name (default: the variant's)")
     parser.add_argument(
@@ -80,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         "command": _command(args),
         "cache": None if args.no_cache else args.cache or _default_cache(),
     }
+    if args.calibration is not None:
+        request["calibration"] = args.calibration
     if args.weights is None and (args.dry_run or not is_plan(args)):
         raise RequestError("--weights: expected a folder or files with the checkpoints (see 'ctfast build --help')")
     weights = None if args.weights is None else given_weights("--weights", args.weights)
@@ -108,9 +116,9 @@ def _command(args: argparse.Namespace) -> str:
     words += ["-o", Path(args.output).name, "--precision", args.precision]
     if args.opset != 20:
         words += ["--opset", str(args.opset)]
-    for option in ("weights_dtype", "name", "networks"):
+    for option in ("weights_dtype", "calibration", "name", "networks"):
         if getattr(args, option):
-            words += [f"--{option.replace('_', '-')}", getattr(args, option)]
+            words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
     return shlex.join(words)
 
 
