@@ -71,7 +71,7 @@ def generate(
         guidance: Scale from 0 (none) on: away from "no modality", or with a mask away from "no tumour".
         decode: "exact" gives what decoding the whole volume at once gives, in whatever way fits into ``memory``;
             "windowed" decodes overlapping windows with intensities truncated to integers, as the official scripts do.
-        device: "auto", "cpu", or with torch "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda" or "cuda:N"; not every backend runs on each.
         progress: Called as progress(stage, done, total) between network calls; returning False cancels.
         cancel: Function or threading.Event that says whether to stop.
         sample: Number of the volume in a set that shares one seed: other numbers give other volumes.
@@ -127,13 +127,13 @@ def load(
 
     Args:
         plan: Path of a plan, name of an embedded one, or None for the embedded default.
-        device: "auto", "cpu", or with torch "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda" or "cuda:N"; not every backend runs on each.
         precision: "bf16", "fp16", "fp32", or None for the plan's own where the processor has it, else fp32. A plan that
             was quantised to int8 takes None only.
         threads: Number of threads; None for all that affinity and container allow.
         cache_dir: Folder in which compiled networks are kept between processes; None for none.
-        backend: What runs the networks: "openvino", "torch" (which needs ``ctfast[torch]``), or "auto" for the fastest
-            that can be used.
+        backend: What runs the networks: "openvino", "torch", "onnxruntime" or "tensorrt" (which need extras of those names),
+            or "auto" for the fastest that can be used.
 
     Raises:
         PlanError: The plan is missing or damaged.
@@ -225,10 +225,11 @@ def build(
     """Make a plan from checkpoints and return its path; needs the extra ``ctfast[export]``.
 
     ``model`` is a published variant by name or the description of another, ``weights`` the folder with its checkpoints;
-    ``options``, and the errors, are those of ``ctfast.export.build``. RequestError: the extra is not installed.
+    ``options``, and the errors, are those of ``ctfast.export.build``. With backend "tensorrt" the plan has engines too;
+    ``ctfast.export.tensorrt.build`` has further options. RequestError: the extra is not installed.
     """
     try:
-        exporter = import_module("ctfast.export")
+        exporter = import_module("ctfast.export.tensorrt" if backend == "tensorrt" else "ctfast.export")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "ctfast":
             raise

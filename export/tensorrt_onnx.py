@@ -223,7 +223,9 @@ def _fold_weights(graph: GraphProto) -> dict[str, Weight]:
             )
         weights[tensor.name] = Weight(offset, dtype, tuple(tensor.dims), None, "fp32")
         graph.initializer.remove(tensor)
-    for node in [each for each in graph.node if each.op_type in ("Cast", "Transpose") and each.input[0] in weights]:
+    for node in list(graph.node):
+        if node.op_type not in ("Cast", "Transpose") or node.input[0] not in weights:
+            continue
         weight = weights[node.input[0]]
         if node.op_type == "Transpose":
             order = tuple(_attribute(node, "perm").ints)

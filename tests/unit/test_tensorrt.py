@@ -5,11 +5,14 @@ What the stand-in cannot tell is what TensorRT itself does; docs/support_matrix.
 
 from __future__ import annotations
 
+import enum
 import json
 import logging
 import math
+import multiprocessing
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -49,6 +52,8 @@ UNITS = {
     "vae_encoder": (2, 3, 2),
 }
 NAMES = tuple(UNITS)
+#: A process that is killed has its own interpreter, in which nothing of ours runs.
+PROCESSES = multiprocessing.get_context("forkserver")
 LIMITS = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 3e-2}
 
 
@@ -557,6 +562,53 @@ def test_command(
     given = example("denoiser")
     results = [opened(Path(path)).open("denoiser").run(given)["prediction"] for path in (second, third)]
     np.testing.assert_array_equal(*results)
+
+
+def test_from_python(plain: Path, tmp_path: Path, use: Use) -> None:
+    use()
+    path = ctfast.build(plain, None, tmp_path / "out.plan", backend="tensorrt", engine=EngineOptions("fp16"))
+    assert opened(path).precision("denoiser") == "fp16"
+
+
+def test_a_level_that_an_old_version_lacks(
+    plain: Path, tmp_path: Path, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use("10.3.0")
+    monkeypatch.setattr(sys.modules["tensorrt"], "HardwareCompatibilityLevel", enum.Enum("L", "NONE"))
+    with pytest.raises(DeviceError, match=r"TensorRT 10\.3\.0 has no hardware compatibility 'same_compute_capability'"):
+        add_engines(plain, tmp_path / "out.plan", EngineOptions(hardware="same_compute_capability"))
+
+
+def test_a_killed_build_leaves_nothing_that_stays(plain: Path, tmp_path: Path, use: Use) -> None:
+    """SIGKILL while TensorRT builds: no plan is there, and the next build takes the folder away."""
+    target, marker = tmp_path / "out" / "killed.plan", tmp_path / "marker"
+    target.parent.mkdir()
+    process = PROCESSES.Process(target=build_and_wait, args=(plain, target, marker))
+    process.start()
+    while process.is_alive() and not marker.exists():
+        time.sleep(0.1)
+    assert marker.exists()
+    process.kill()
+    process.join()
+    assert [path.name.startswith(".ctfast-engines-") for path in target.parent.iterdir()] == [True]
+    use()
+    add_engines(plain, target, EngineOptions("fp32"))
+    assert [path.name for path in target.parent.iterdir()] == ["killed.plan"]
+    assert opened(target).open("denoiser").run(example("denoiser"))
+
+
+def build_and_wait(plan: Path, target: Path, marker: Path) -> None:
+    """What is killed: a build that stops when the fourth engine is begun."""
+    machine = fake_cupy.Machine()
+    sys.modules.update(fake_cupy.modules(machine))
+    sys.modules["tensorrt"] = fake_tensorrt.module(machine)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage.startswith("build") and done == 3:
+            marker.touch()
+            time.sleep(60)
+
+    add_engines(plan, target, EngineOptions("fp32"), progress)
 
 
 @pytest.mark.parametrize(
