@@ -13,6 +13,7 @@ from support import tiny_plan, tiny_sets
 import ctfast
 from ctfast.cli.main import main
 from ctfast.errors import CancelledError, CheckpointError, RequestError
+from ctfast.evaluate import metrics_distribution
 from ctfast.evaluate.result import Evaluation
 from ctfast.evaluate.run import METRICS, evaluate
 
@@ -185,6 +186,20 @@ def test_features_are_kept_and_a_broken_off_run_goes_on(sets: Path, tmp_path: Pa
     assert (
         first.metric("fid_2.5d").value == evaluate(sets / "more", sets / "real", **arguments).metric("fid_2.5d").value
     )
+
+
+def test_wide_features_are_added_up_from_disk_to_the_same_figures(
+    sets: Path, everything: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_distribution, "_NARROW", 10)
+    monkeypatch.setattr(metrics_distribution, "_WIDE_REPLICATES", 3)
+    wide = evaluate(sets / "more", sets / "real", metrics=["fid_2.5d"], replicates=FEW).metric("fid_2.5d")
+    narrow = everything.metric("fid_2.5d")
+    assert wide.value == pytest.approx(narrow.value, rel=1e-6)
+    for plane in ("full/xy", "full/yz", "full/zx"):
+        assert wide.parts[plane] == pytest.approx(narrow.parts[plane], rel=1e-6)
+    assert wide.high != narrow.high
+    assert wide.high is not None
 
 
 def test_progress_tells_stages(sets: Path) -> None:

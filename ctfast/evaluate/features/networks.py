@@ -39,7 +39,9 @@ class FeatureNetwork:
     def __call__(self, images: Tensor, batch: int = 16) -> Tensor:
         """Features (n, width) in float32 on the CPU, ``batch`` images at a time."""
         device = next(iter(self.module.state_dict().values())).device
-        parts = [self.module(part.to(device)).cpu() for part in images.split(batch)]
+        # Without TF32, which would make a GPU's features other ones.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            parts = [self.module(part.to(device)).cpu() for part in images.split(batch)]
         return torch.cat(parts).float()
 
 
