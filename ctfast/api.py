@@ -132,8 +132,8 @@ def load(
             was quantised to int8 takes None only.
         threads: Number of threads; None for all that affinity and container allow.
         cache_dir: Folder in which compiled networks are kept between processes; None for none.
-        backend: What runs the networks: "openvino", "torch", "onnxruntime" or "tensorrt" (which need extras of those names),
-            or "auto" for the fastest that can be used.
+        backend: What runs the networks: "openvino", "torch", "onnxruntime" or "tensorrt" (each needs the extra of its
+            name, but for the first), or "auto" for the fastest that can be used.
 
     Raises:
         PlanError: The plan is missing or damaged.
