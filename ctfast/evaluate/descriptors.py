@@ -118,12 +118,15 @@ class Comparison:
     """Two tables of descriptors, standardised by the reference set.
 
     ``spread`` is the median over descriptors of the generated set's standard deviation over the reference's;
-    ``gaps`` tells per descriptor the mean of either set and how many standard deviations they are apart.
+    ``gaps`` tells per descriptor the mean of either set and how many standard deviations they are apart. ``generated``
+    and ``reference`` are how far each volume is from the reference's mean: RMS over descriptors, in deviations.
     """
 
     distances: Distances
     spread: float
     gaps: dict[str, dict[str, float]]
+    generated: Table
+    reference: Table
 
 
 def compare(generated: Sequence[dict[str, float]], reference: Sequence[dict[str, float]]) -> Comparison:
@@ -139,7 +142,8 @@ def compare(generated: Sequence[dict[str, float]], reference: Sequence[dict[str,
         for index in np.argsort(-gap)
     }
     distances = Distances(_distances(first, first), _distances(second, second), _distances(first, second))
-    return Comparison(distances, float(np.median((made.std(0) + 1e-6) / spread)), gaps)
+    away = (np.linalg.norm(each, axis=1) for each in (first, second))
+    return Comparison(distances, float(np.median((made.std(0) + 1e-6) / spread)), gaps, *away)
 
 
 def _distances(first: Table, second: Table) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -125,8 +126,12 @@ def _distance(
     )
 
 
-def descriptor_metrics(generated: Measured, reference: Measured, draws: Draws) -> list[Metric]:
-    """The energy distance of 30 descriptors, and how varied the generated set is in them."""
+def descriptor_metrics(
+    generated: Measured, reference: Measured, draws: Draws
+) -> tuple[list[Metric], list[dict[str, Any]]]:
+    """The energy distance of 30 descriptors, and how varied the generated set is in them; and each volume's distance
+    from the mean of the reference set.
+    """
     result = compare(generated.descriptors, reference.descriptors)
     value = result.distances.energy()
     drawn = draws.pairs(generated.count, reference.count)
@@ -145,9 +150,9 @@ def descriptor_metrics(generated: Measured, reference: Measured, draws: Draws) -
         method="Energy distance of 30 descriptors (HU, tissues, shape, texture) standardised by the reference set.",
         parts=dict(list(result.gaps.items())[:_TOLD]),
     )
-    rows = np.array([list(row.values()) for row in generated.descriptors])
+    table = np.array([list(row.values()) for row in generated.descriptors])
     real = np.array([list(row.values()) for row in reference.descriptors]).std(0) + 1e-6
-    spreads = [float(np.median((_spread(rows, weights) + 1e-6) / real)) for weights in _once(draws, generated.count)]
+    spreads = [float(np.median((_spread(table, weights) + 1e-6) / real)) for weights in _once(draws, generated.count)]
     low, high = percentiles(spreads) if generated.count > 1 else (None, None)
     spread = Metric(
         name="descriptor_spread",
@@ -161,7 +166,15 @@ def descriptor_metrics(generated: Measured, reference: Measured, draws: Draws) -
         comparable=False,
         method="Median over 30 descriptors of the generated set's standard deviation over the reference set's.",
     )
-    return [energy, spread]
+    rows = [
+        {"name": name, "set": which, "descriptor_z": float(away)}
+        for which, measured, found in (
+            ("generated", generated, result.generated),
+            ("reference", reference, result.reference),
+        )
+        for name, away in zip(measured.volumes.names, found, strict=True)
+    ]
+    return [energy, spread], rows
 
 
 def _once(draws: Draws, count: int) -> Iterable[np.ndarray]:

@@ -39,6 +39,25 @@ def organ_metrics(generated: Measured, reference: Measured, draws: Draws) -> lis
     return [gap, beyond, *_coherence(generated, reference, count, draws)]
 
 
+def organ_rows(generated: Measured, reference: Measured) -> list[dict[str, Any]]:
+    """For each volume with labels the part of its organs outside the bounds, and its coherence."""
+    table = table_of(generated.organs, reference.organs)
+    rows = []
+    for which, measured in (("generated", generated), ("reference", reference)):
+        names = [item.name for item in measured.volumes.items if item.labels is not None]
+        for name, organs in zip(names, measured.organs, strict=True):
+            known = [organ.coherence for organ in organs.values() if organ.coherence is not None]
+            rows.append(
+                {
+                    "name": name,
+                    "set": which,
+                    "organ_outliers": table.outside(organs),
+                    "mask_coherence": float(np.mean(known)) if known else None,
+                }
+            )
+    return rows
+
+
 def _coherence(generated: Measured, reference: Measured, count: tuple[int, int], draws: Draws) -> list[Metric]:
     means = []
     for measured in (generated, reference):

@@ -22,7 +22,7 @@ from .masks import NAMES as MASKS
 from .measure import Measured, Wants, measure
 from .metrics_distribution import Draws, descriptor_metrics, frechet, kernel
 from .metrics_pairs import PairFigures, compare_pairs, likeness, pair_metrics, round_trips
-from .metrics_volumes import memorisation_metrics, organ_metrics
+from .metrics_volumes import memorisation_metrics, organ_metrics, organ_rows
 from .presets import Preset, preset_of
 from .result import GROUPS, Evaluation, FeatureInfo, Metric, SetOfVolumes
 from .volumes import VolumeSet, find_set, pairs_of, some
@@ -160,23 +160,28 @@ class _Run:
         """Every metric wanted, and the figures per volume."""
         generated, reference, training = self._measured()
         found: list[Metric] = []
+        rows: list[dict[str, Any]] = []
         for dimensions, names in ((2, _SLICES), (3, _WHOLE)):
             if names & self.wanted:
                 found += self._feature_metrics(generated, reference, self.networks[dimensions])
         if _DESCRIPTORS & self.wanted:
-            found += descriptor_metrics(generated, reference, self.draws)
+            metrics, rows = descriptor_metrics(generated, reference, self.draws)
+            found += metrics
         for name in sorted(_ALIKE & self.wanted):
             alike = partial(likeness, generated, reference, name == "ms_ssim_masks", self.draws, self.observer)
             found += self._unless_impossible({name}, alike)
         if _ORGANS & self.wanted:
-            found += self._unless_impossible(_ORGANS, partial(organ_metrics, generated, reference, self.draws))
-        pairs, rows = self._pair_metrics(engine)
-        found += pairs
+            metrics = self._unless_impossible(_ORGANS, partial(organ_metrics, generated, reference, self.draws))
+            found += metrics
+            rows += organ_rows(generated, reference) if metrics else []
+        metrics, more = self._pair_metrics(engine)
+        found += metrics
+        rows += more
         if training is not None and _NEAREST & self.wanted:
-            nearest, near_rows = memorisation_metrics(generated, reference, training, self.draws)
-            found += nearest
-            rows = _merged([*rows, *near_rows])
-        return [metric for metric in found if metric.name in self.wanted], rows
+            metrics, more = memorisation_metrics(generated, reference, training, self.draws)
+            found += metrics
+            rows += more
+        return [metric for metric in found if metric.name in self.wanted], _merged(rows)
 
     def _measured(self) -> tuple[Measured, Measured, Measured | None]:
         nearest = bool(_NEAREST & self.wanted)

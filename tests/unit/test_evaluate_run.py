@@ -66,10 +66,19 @@ def test_the_planes_are_averaged(everything: Evaluation) -> None:
     assert metric.value == pytest.approx(np.mean(planes))
 
 
-def test_volumes_have_rows_with_their_nearest(everything: Evaluation) -> None:
-    rows = [row for row in everything.per_volume if row["set"] == "generated"]
-    assert [row["name"] for row in rows] == [f"v{seed}" for seed in range(21, 27)]
-    assert all(row["nearest"].startswith("v4") or row["nearest"] == "v50" for row in rows)
+def test_volumes_have_one_row_each(everything: Evaluation) -> None:
+    rows = {
+        which: [row for row in everything.per_volume if row["set"] == which] for which in ("generated", "reference")
+    }
+    assert [row["name"] for row in rows["generated"]] == [f"v{seed}" for seed in range(21, 27)]
+    assert [row["name"] for row in rows["reference"]] == [f"v{seed:02d}" for seed in range(1, 7)]
+    for row in everything.per_volume:
+        assert 41 <= int(row["nearest"][1:]) <= 50
+        assert {"descriptor_z", "organ_outliers", "mask_coherence", "nearest_training"} < set(row)
+    coherence = everything.metric("mask_coherence")
+    assert coherence.value == pytest.approx(np.mean([row["mask_coherence"] for row in rows["generated"]]))
+    # In standard deviations of the reference set itself.
+    assert np.mean([row["descriptor_z"] ** 2 for row in rows["reference"]]) == pytest.approx(1, abs=0.2)
 
 
 def test_the_same_set_is_at_no_distance(sets: Path) -> None:
