@@ -102,7 +102,8 @@ def stage_ranges(manifest: PlanManifest, program: Program, stage: Stage) -> dict
             shapes["residual"] = (1, rows, after[1], after[0], stage.channels)
         for name, shape in shapes.items():
             ranges.setdefault(name, []).append(shape)
-    return {name: Range(*shapes) for name, shapes in ranges.items()}
+    # Of smaller planes TensorRT can count more rows.
+    return {name: Range(low, tuple(map(min, usual, high)), high) for name, (low, usual, high) in ranges.items()}
 
 
 def _sizes(manifest: PlanManifest) -> _Extents:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +223,6 @@ def test_ranges_of_stages() -> None:
 
 def test_no_tensor_is_larger_than_tensorrt_can_count() -> None:
     """A window of the network as a whole, and fewer rows of a stage."""
-    from dataclasses import replace
-
     huge = manifest(xy=[32, 512], z=[16, 768])
     network = replace(huge.networks["vae_decoder"], program=PROGRAM)
     huge = replace(huge, networks={**huge.networks, "vae_decoder": network})
@@ -233,3 +232,12 @@ def test_no_tensor_is_larger_than_tensorrt_can_count() -> None:
     assert network_ranges(huge, "vae_decoder", axes)["latent"].low == (1, 4, 1, 1, 1)
     rows = stage_ranges(huge, PROGRAM, STAGES[2])["x"].high
     assert ELEMENTS * 0.98 < np.prod(rows) <= ELEMENTS
+
+
+def test_the_usual_shape_is_within_the_limits() -> None:
+    """Even where it has smaller planes, of which TensorRT could count more rows."""
+    wide = manifest(xy=[32, 1024], z=[16, 768])
+    wide = replace(wide, sizes=replace(wide.sizes, default=(32, 32, 768)))
+    for stage in STAGES:
+        for each in stage_ranges(wide, PROGRAM, stage).values():
+            assert all(a <= b <= c for a, b, c in zip(each.low, each.usual, each.high, strict=True))
