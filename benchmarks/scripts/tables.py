@@ -126,6 +126,36 @@ def numerics() -> str:
     return "\n".join(lines) + "\n" if len(lines) > 2 else _NONE
 
 
+def precision() -> str:
+    """What each precision costs and saves."""
+    entry = _last("precision")
+    if entry is None:
+        return _NONE
+    lines = [
+        "| Precision | PSNR from fp32, median (lowest) | with a mask | Step | with a mask | Decode | Plan |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    masked = entry.get("with_mask", {})
+    for name, tier in entry["tiers"].items():
+        cells = [name, *(_psnr(kind.get(name)) for kind in (entry["tiers"], masked))]
+        cells += [_milliseconds(kind.get(name), "step_s") for kind in (entry["tiers"], masked)]
+        cells += [_milliseconds(tier, "decode_s"), f"{tier['plan_bytes'] / 1e6:.1f} MB"]
+        lines.append(f"| {' | '.join(cells)} |")
+    size = " x ".join(str(extent) for extent in entry["settings"]["size"])
+    what = f"Plans of the embedded default's checkpoints, {size} voxels, {entry['settings']['steps']} steps"
+    return "\n".join([*lines, "", f"{what}, {entry['settings']['seeds']} seeds. {records.where(entry)}"]) + "\n"
+
+
+def _psnr(tier: Row | None) -> str:
+    if tier is None or tier["psnr_db"] is None:
+        return "-"
+    return f"{tier['psnr_db']['median']:.1f} dB ({tier['psnr_db']['low']:.1f})"
+
+
+def _milliseconds(tier: Row | None, key: str) -> str:
+    return "-" if tier is None else f"{tier[key]['median'] * 1e3:.1f} ms"
+
+
 def quality() -> str:
     """How good the embedded plan is."""
     entry = _last("quality")
@@ -160,6 +190,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "generation": generation,
     "memory": memory,
     "numerics": numerics,
+    "precision": precision,
     "quality": quality,
     **{name: partial(of_module, name) for name in _MODULES},
 }
