@@ -44,7 +44,7 @@ def lacking(manifest: PlanManifest) -> str | None:
         return None
     return (
         f"the plan has no TensorRT engine of {', '.join(others)}. Make them on the machine with the GPU: "
-        "ctfast build PLAN --backend tensorrt -o NEW_PLAN"
+        "pip install 'ctfast[export,tensorrt]' and ctfast build PLAN --backend tensorrt -o NEW_PLAN"
     )
 
 
