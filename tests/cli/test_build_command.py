@@ -107,7 +107,7 @@ def test_the_manifest_tells_the_command_without_folders(checkpoints: Path) -> No
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        (["--precision=fp8"], 2, "precision: expected bf16 or fp32, found 'fp8'"),
+        (["--precision=fp8"], 2, "precision: expected bf16 or fp16 or fp32 or int8, found 'fp8'"),
         (["--backend=triton"], 2, "backend: expected openvino or tensorrt, found 'triton'"),
         (["--networks=denoiser"], 2, "a plan needs autoencoder and denoiser, and autoencoder was left out"),
         (["--weights=spare.pt"], 2, "--weights: expected one folder, or ROLE=FILE each time, found spare.pt"),
@@ -152,3 +152,17 @@ def test_missing_packages_are_named(
     monkeypatch.setattr(extras, "import_module", absent)
     assert main(words(checkpoints)) == 2
     assert "needs 'onnxscript', which is not installed: pip install 'ctfast[export]'" in capsys.readouterr().err
+
+
+def test_what_int8_takes(checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nncf")
+    asked = words(checkpoints, "--precision", "int8", "--calibration", "8")
+    assert main([*asked, "--dry-run", "--json"]) == 0
+    networks = json.loads(capsys.readouterr().out)["networks"]
+    assert {name for name, network in networks.items() if network["weights_dtype"] == "int8"} == {
+        "denoiser",
+        "controlnet",
+    }
+    assert "--precision int8 --calibration 8" in command._command(build_parser("build").parse_args(asked))
+    assert main(words(checkpoints, "--calibration", "8", "--dry-run")) == 2
+    assert "only precision 'int8' is calibrated, and this is 'bf16'" in capsys.readouterr().err
