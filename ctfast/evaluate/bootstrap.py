@@ -20,6 +20,15 @@ def resampled(count: int, replicates: int, seed: int) -> Iterator[NDArray[np.flo
         yield np.bincount(random.integers(count, size=count), minlength=count).astype(np.float64)
 
 
+def halves(count: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Weights that split a set at random into two halves; None for fewer than four volumes."""
+    if count < 4:
+        return None
+    first = np.zeros(count)
+    first[np.random.default_rng(seed).permutation(count)[: count // 2]] = 1
+    return first, 1 - first
+
+
 def interval_of_mean(values: Sequence[float], replicates: int, seed: int) -> Interval:
     """The percentile interval of a mean of one value per volume; none for fewer than two, or infinite ones."""
     each = np.asarray(values, np.float64)

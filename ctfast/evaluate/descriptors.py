@@ -104,6 +104,10 @@ class Distances:
         between = float(first @ self.between @ second / (first.sum() * second.sum()))
         return 2 * between - _within(self.generated, first) - _within(self.reference, second)
 
+    def within_reference(self, parts: tuple[Table, Table]) -> float:
+        """The energy distance of two parts of the reference set, given by their weights."""
+        return Distances(self.reference, self.reference, self.reference).energy(parts)
+
 
 def _within(distances: Table, weights: Table) -> float:
     """The mean distance of two different volumes."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .bootstrap import normal_interval, percentiles, resampled
+from .bootstrap import halves, normal_interval, percentiles, resampled
 from .descriptors import compare
 from .features.cache import WHOLE, read_features
 from .features.networks import FeatureNetwork
@@ -40,24 +40,34 @@ class Draws:
         return zip(resampled(first, count, self.seed), resampled(second, count, self.seed + 1), strict=True)
 
 
+@dataclass
+class _Found:
+    """Distances per stack, of replicates per stack, and between halves of the reference set."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    replicates: list[list[float]] = field(default_factory=list)
+    halves: list[float] = field(default_factory=list)
+
+
 def frechet(generated: Measured, reference: Measured, network: FeatureNetwork, preset: Preset, draws: Draws) -> Metric:
     """FID: per plane and window and their mean for slices, one figure for whole volumes."""
-    names = _names(network, preset)
     most = None if network.width <= _NARROW else _WIDE_REPLICATES
-    values: dict[str, float] = {}
-    replicates: list[list[float]] = []
-    for name in names:
+    split = halves(reference.count, draws.seed)
+    found = _Found()
+    for name in _names(network, preset):
         first, second = (
             _Source(each.features[network.dimensions], name, network.width) for each in (generated, reference)
         )
-        values[name] = frechet_distance(pooled(first.moments()), pooled(second.moments()))
-        replicates.append(
+        found.values[name] = frechet_distance(pooled(first.moments()), pooled(second.moments()))
+        found.replicates.append(
             [
                 frechet_distance(pooled(first.moments(), weights[0]), pooled(second.moments(), weights[1]))
                 for weights in draws.pairs(generated.count, reference.count, most)
             ]
         )
-    return _distance("fid", "Fréchet distance", values, replicates, (generated, reference), network, preset)
+        if split is not None:
+            found.halves.append(frechet_distance(*(pooled(second.moments(), half) for half in split)))
+    return _distance("fid", "Fréchet distance", found, (generated, reference), network, preset)
 
 
 class _Source:
@@ -77,19 +87,21 @@ class _Source:
 
 def kernel(generated: Measured, reference: Measured, network: FeatureNetwork, preset: Preset, draws: Draws) -> Metric:
     """KID, likewise; of evenly spaced slices where there are very many."""
-    values: dict[str, float] = {}
-    replicates: list[list[float]] = []
+    split = halves(reference.count, draws.seed)
+    found = _Found()
     for name in _names(network, preset):
         first, second = (
             thinned(read_features(each.features[network.dimensions], name), each.count)
             for each in (generated, reference)
         )
         within, between = (kernel_sums(first), kernel_sums(second)), kernel_sums(first, second)
-        values[name] = kernel_distance(within, between)
-        replicates.append(
+        found.values[name] = kernel_distance(within, between)
+        found.replicates.append(
             [kernel_distance(within, between, weights) for weights in draws.pairs(generated.count, reference.count)]
         )
-    return _distance("kid", "kernel distance", values, replicates, (generated, reference), network, preset)
+        if split is not None:
+            found.halves.append(kernel_distance((within[1], within[1]), within[1], split))
+    return _distance("kid", "kernel distance", found, (generated, reference), network, preset)
 
 
 def _names(network: FeatureNetwork, preset: Preset) -> tuple[str, ...]:
@@ -99,15 +111,14 @@ def _names(network: FeatureNetwork, preset: Preset) -> tuple[str, ...]:
 def _distance(
     kind: str,
     about: str,
-    values: dict[str, float],
-    replicates: list[list[float]],
+    found: _Found,
     sets: tuple[Measured, Measured],
     network: FeatureNetwork,
     preset: Preset,
 ) -> Metric:
     slices = network.dimensions == 2
-    value = float(np.mean(list(values.values())))
-    low, high = normal_interval(value, list(np.mean(replicates, axis=0)), floor=0.0 if kind == "fid" else None)
+    value = float(np.mean(list(found.values.values())))
+    low, high = normal_interval(value, list(np.mean(found.replicates, axis=0)), floor=0.0 if kind == "fid" else None)
     shown = f"slices as in preset '{preset.name}'" if slices else "whole volumes, at most 128 voxels a side"
     return Metric(
         name=f"{kind}_{'2.5d' if slices else '3d'}",
@@ -122,7 +133,12 @@ def _distance(
         comparable=slices and network.info.comparable and preset.published,
         method=f"{about} of features of {network.info.network}, {shown}"
         + ("; mean over planes and windows." if slices else "."),
-        parts={**values, "network": network.info.network, "sha256": network.info.sha256},
+        parts={
+            **found.values,
+            "reference": float(np.mean(found.halves)) if found.halves else None,
+            "network": network.info.network,
+            "sha256": network.info.sha256,
+        },
     )
 
 
@@ -137,6 +153,7 @@ def descriptor_metrics(
     drawn = draws.pairs(generated.count, reference.count)
     low, high = normal_interval(value, [result.distances.energy(weights) for weights in drawn])
     count = (generated.count, reference.count)
+    split = halves(reference.count, draws.seed)
     energy = Metric(
         name="descriptor_energy",
         group="distribution",
@@ -148,7 +165,10 @@ def descriptor_metrics(
         count=count,
         comparable=False,
         method="Energy distance of 30 descriptors (HU, tissues, shape, texture) standardised by the reference set.",
-        parts=dict(list(result.gaps.items())[:_TOLD]),
+        parts={
+            "reference": None if split is None else result.distances.within_reference(split),
+            **dict(list(result.gaps.items())[:_TOLD]),
+        },
     )
     table = np.array([list(row.values()) for row in generated.descriptors])
     real = np.array([list(row.values()) for row in reference.descriptors]).std(0) + 1e-6

@@ -14,6 +14,7 @@ import ctfast
 from ctfast.cli.main import main
 from ctfast.errors import CancelledError, CheckpointError, RequestError
 from ctfast.evaluate import metrics_distribution
+from ctfast.evaluate.bootstrap import halves
 from ctfast.evaluate.result import Evaluation
 from ctfast.evaluate.run import METRICS, evaluate
 
@@ -64,6 +65,23 @@ def test_the_planes_are_averaged(everything: Evaluation) -> None:
     metric = everything.metric("fid_2.5d")
     planes = [metric.parts[f"full/{plane}"] for plane in ("xy", "yz", "zx")]
     assert metric.value == pytest.approx(np.mean(planes))
+
+
+def test_beside_a_distance_stands_that_of_halves_of_the_reference_set(
+    sets: Path, tmp_path: Path, everything: Evaluation
+) -> None:
+    first, _ = halves(6, 0) or pytest.fail("six volumes have halves")
+    for seed in range(1, 7):
+        hu, _ = tiny_sets.volume(seed)
+        tiny_sets.save(tmp_path / ("a" if first[seed - 1] else "b") / f"v{seed:02d}_ct.nii.gz", hu)
+    split = evaluate(tmp_path / "a", tmp_path / "b", metrics=["distribution"], replicates=0)
+    for metric in split.metrics:
+        found = everything.metric(metric.name).parts["reference"]
+        if metric.name == "descriptor_energy":  # which is standardised by the whole set there
+            assert found < metric.value
+        else:
+            assert found == pytest.approx(metric.value, rel=1e-6), metric.name
+        assert metric.parts["reference"] is None
 
 
 def test_volumes_have_one_row_each(everything: Evaluation) -> None:
