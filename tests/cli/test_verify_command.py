@@ -77,7 +77,7 @@ def test_a_second_build_takes_its_networks_from_the_cache(
     def fail(*_: Any, **__: Any) -> Any:
         raise AssertionError("everything is there")
 
-    monkeypatch.setitem(build.__globals__, "export_onnx", fail)
+    monkeypatch.setitem(build.__globals__, "onnx_model", fail)
     files = {role: folder / f"{role}.pt" for role in ROLES}
     build(tiny_models.description(name="again"), files, tmp_path / "a.plan", cache=folder / "cache")
     first, second = Plan.open(folder / "tiny.plan"), Plan.open(tmp_path / "a.plan")

@@ -310,7 +310,7 @@ def test_generate_keeps_the_engine_it_loaded(plan: Path, monkeypatch: pytest.Mon
 def test_devices(plan: Path, engine: Engine) -> None:
     for device in ("cuda", "cuda:0"):
         with pytest.raises(
-            DeviceError, match=f"no backend can run plan 'tiny' on device '{device}': openvino: it runs"
+            DeviceError, match=f"no backend can run plan 'tiny' on device '{device}': .*openvino: it runs"
         ):
             ctfast.load(plan, device=device)
         with pytest.raises(RequestError, match=f"loaded on 'cpu'; expected device 'auto', found '{device}'"):
@@ -327,12 +327,12 @@ def test_backends(plan: Path, engine: Engine) -> None:
     assert volume.meta["versions"]["openvino"] == _native.build_info()["openvino"]
     assert (volume.array == engine.generate(seed=1).array).all()
     assert "openvino on cpu" in repr(engine)
-    with pytest.raises(RequestError, match="backend: expected one of auto, openvino"):
+    with pytest.raises(RequestError, match="backend: expected one of auto, .*openvino"):
         ctfast.load(plan, backend="caffe")
 
 
 def test_bad_engine_arguments(plan: Path) -> None:
-    with pytest.raises(RequestError, match="precision: expected one of bf16, fp32"):
+    with pytest.raises(RequestError, match="precision: expected one of bf16, fp16, fp32"):
         ctfast.load(plan, precision="int8")
     for threads in (0, -1, 1.5, True):
         with pytest.raises(RequestError, match="threads: expected"):

@@ -112,7 +112,7 @@ def test_every_problem_is_listed_at_once() -> None:
         "latent.channels: expected a whole number of at least 1, found 0",
         "latent.compression: expected a list of 3 whole numbers of at least 1, found [4, 4]",
         "latent.scale_factor: expected a positive number, found inf",
-        "networks.denoiser.precision: expected one of bf16, fp32, found 'int3'",
+        "networks.denoiser.precision: expected one of bf16, fp16, fp32, int8, found 'int3'",
         "weights[0].sha256: expected 64 hexadecimal digits, found 'abc'",
         "nmae: unknown key",
     ):
