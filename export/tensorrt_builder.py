@@ -1,9 +1,8 @@
-"""TensorRT's builder: an ONNX file to an engine, with the reasons of its failures in words that help."""
+"""TensorRT's builder: an ONNX file to an engine."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,35 +11,13 @@ from typing import Any
 from ctfast.backends.tensorrt_api import Api, BuilderConfig, load_cuda, logger_of
 from ctfast.errors import CancelledError, DeviceError
 from ctfast.export.tensorrt_profiles import Range
+from ctfast.export.tensorrt_reasons import explained
 from ctfast.observer import Observer
 
 #: What engines can be built to run on, beside GPUs of the same model.
 HARDWARE = ("none", "same_compute_capability", "ampere_plus")
 
 _log = logging.getLogger("ctfast")
-
-#: What TensorRT says, and what it means.
-_REASONS = (
-    (
-        r"2147483647|INT32_MAX|2\^31|exceed\w* the (maximum|limit).*(volume|elements|dimension)|too many elements",
-        "a tensor has more elements than TensorRT can count (2^31). Build a plan whose largest size is smaller; for "
-        "decoding, the stages take volumes in slabs",
-    ),
-    (
-        r"out of memory|OutOfMemory|insufficient (memory|workspace)|memory allocation|cudaErrorMemoryAllocation",
-        "the GPU has too little memory for it, or --memory allows too little. Give more with --memory, free the GPU of "
-        "other processes, or build a plan whose largest size is smaller",
-    ),
-    (
-        r"could not find any implementation|no implementation",
-        "TensorRT found no way to compute a node, which mostly means that --memory allows it too little. Give more, or "
-        "leave --memory out; if that does not help, try --engine-precision fp32",
-    ),
-    (
-        r"unsupported SM|compute capability|no kernel image|CUDA initialization failure|insufficient.*driver",
-        "this TensorRT does not run on this GPU or driver. Install versions that fit (NVIDIA's support matrix)",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -142,9 +119,7 @@ class EngineBuilder:
 
     def _reason(self) -> str:
         """What was said last, and before it what that means, if it is one of the usual things."""
-        text = " | ".join(self._said[-3:]) or "it gave no reason"
-        meaning = next((told for pattern, told in _REASONS if re.search(pattern, text, re.IGNORECASE)), None)
-        return text if meaning is None else f"{meaning}. TensorRT's words: {text}"
+        return explained(" | ".join(self._said[-3:]) or "it gave no reason")
 
     def _listen(self, severity: str, message: str) -> None:
         if severity in ("ERROR", "INTERNAL_ERROR"):

@@ -17,6 +17,7 @@ from ..manifest_program import engine_section
 from . import Source
 from .ir import check_names
 from .tensorrt_api import Api, CudaEngine, load_api, load_cuda, logger_of
+from .tensorrt_fit import mismatch, numbers
 from .tensorrt_session import EngineSession
 from .tensorrt_table import TYPES, Table
 
@@ -61,7 +62,7 @@ def can_use(manifest: PlanManifest, device: str) -> str | None:
     version, (name, capability) = load_api().__version__, gpu(device)
     for network, entry in manifest.networks.items():
         assert entry.tensorrt is not None  # lacking() saw to it
-        problem = _mismatch(entry.tensorrt, version, name, capability)
+        problem = mismatch(entry.tensorrt, version, name, capability)
         if problem is not None:
             return f"the engine of '{network}' {problem}. {_AGAIN}"
     return None
@@ -76,7 +77,7 @@ def gpu_problem(device: str) -> str | None:
         api, cuda = load_api(), load_cuda()
     except (ImportError, OSError) as error:
         return f"TensorRT or CuPy is installed and cannot be loaded: {error}. {_INSTALL}"
-    if _numbers(api.__version__) < OLDEST:
+    if numbers(api.__version__) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         return f"TensorRT {api.__version__} is too old: {oldest} or later is needed. pip install -U 'ctfast[tensorrt]'"
     try:
@@ -94,29 +95,6 @@ def gpu(device: str) -> tuple[str, str]:
     name = cuda.runtime.getDeviceProperties(index)["name"]
     digits = cuda.Device(index).compute_capability
     return (name.decode() if isinstance(name, bytes) else str(name)), f"{digits[:-1]}.{digits[-1]}"
-
-
-def _mismatch(built: TensorRT, version: str, name: str, capability: str) -> str | None:
-    """Why an engine does not run here; asked before TensorRT, which tells neither version nor GPU."""
-    made, here = _numbers(built.version), _numbers(version)
-    # A version-compatible engine runs with later versions of its major version, and one of 10 with 11.
-    later = built.version_compatible and made <= here and here[0] - made[0] <= 1
-    if built.version != version and not later:
-        newer = ", and was not built to run with later versions" if made < here else ""
-        return f"was built with TensorRT {built.version}{newer}; here is TensorRT {version}"
-    ampere_plus = built.hardware == "ampere_plus" and _numbers(capability) >= (8, 0)
-    if capability != built.compute_capability and not ampere_plus:
-        return (
-            f"was built for {built.device} (compute capability {built.compute_capability}); here is {name} "
-            f"({capability})"
-        )
-    if built.hardware == "none" and name != built.device:
-        _log.warning("the engines were built for %s; on %s they may be slower", built.device, name)
-    return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:4] if part.isdigit())
 
 
 def _index(device: str) -> int:
