@@ -327,7 +327,7 @@ def test_backends(plan: Path, engine: Engine) -> None:
     assert volume.meta["versions"]["openvino"] == _native.build_info()["openvino"]
     assert (volume.array == engine.generate(seed=1).array).all()
     assert "openvino on cpu" in repr(engine)
-    with pytest.raises(RequestError, match="backend: expected one of auto, .*openvino"):
+    with pytest.raises(RequestError, match=r"backend: expected one of auto, .*openvino"):
         ctfast.load(plan, backend="caffe")
 
 
