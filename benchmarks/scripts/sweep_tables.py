@@ -44,22 +44,46 @@ def sweep(rows: Sequence[Row]) -> list[str]:
 
 
 def tuned(rows: Sequence[Row]) -> list[str]:
-    """What tuned time grids do on seeds that they were not fitted to: the last of each solver and number of steps."""
-    last = {(row["solver"], row["calls"]): row for row in rows}
-    if not last:
+    """What tuned time grids do on seeds that they were not fitted to: every fit, by network calls."""
+    if not rows:
         return []
-    lines = ["| | calls | tuned | exact grid | monai grid |", "|---|---|---|---|---|"]
-    for (solver, calls), row in sorted(last.items(), key=lambda item: (item[0][1], item[0][0])):
-        others = {each["time_grid"]: each for each in row["others"] if each["steps"] == row["steps"]}
+    lines = [
+        "| | calls | fitted to seeds | measured on | tuned | exact | monai | Euler, 30 calls | seeds closer |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: (row["calls"], row["solver"], row["fit"]["seeds"])):
+        same = {each["time_grid"]: each for each in row["others"] if each["steps"] == row["steps"]}
+        baseline = row["others"][-1]
+        pairs = zip(row["check"]["per_seed"], baseline["per_seed"], strict=True)
+        closer = sum(ours["image_rms"] <= theirs["image_rms"] for ours, theirs in pairs)
+        seeds = [each["seed"] for each in row["check"]["per_seed"]]
         cells = [
-            f"{each['image_rms']:.1f} {row['unit']}" if each else ""
-            for each in (row["check"], others.get("exact"), others.get("monai"))
+            _distance(row["check"], row["unit"]),
+            _distance(same.get("exact"), row["unit"]),
+            _distance(same.get("monai"), row["unit"]),
+            _distance(baseline, row["unit"]),
+            f"{closer} of {len(seeds)}",
         ]
-        lines.append(f"| `{solver}` | {calls} | {' | '.join(cells)} |")
-    row = rows[-1]
-    note = f" ({row['settings']['note']})" if row["settings"]["note"] else ""
-    seeds = f"{len(row['fit']['seeds'])} seeds to fit to, {len(row['check']['per_seed'])} others to measure with{note}"
-    return [*lines, "", f"Plan `{row['settings']['plan']['name']}`; {seeds}.", "", records.where(row)]
+        where = f"{_span(row['fit']['seeds'])} | {_span(seeds)}"
+        lines.append(f"| `{row['solver']}` | {row['calls']} | {where} | {' | '.join(cells)} |")
+    last = rows[-1]
+    note = f" ({last['settings']['note']})" if last["settings"]["note"] else ""
+    return [
+        *lines,
+        "",
+        f"Plan `{last['settings']['plan']['name']}`{note}; RMS inside the body, in as many steps on the tuned grid and "
+        "on the others. *Seeds closer*: to the reference than Euler in 30 calls.",
+        "",
+        records.where(last),
+    ]
+
+
+def _distance(row: Row | None, unit: str) -> str:
+    return "" if row is None else f"{row['image_rms']:.1f} {unit}"
+
+
+def _span(seeds: Sequence[int]) -> str:
+    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
 
 
 TABLES = {"sweep": ("sweep", sweep), "tuned": ("tune", tuned)}
