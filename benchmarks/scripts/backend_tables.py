@@ -1,8 +1,8 @@
-"""The table of backends and precisions, out of rows that backends.py wrote."""
+"""Tables of docs/support_matrix.md, out of rows that backends.py and aoti.py wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import records
@@ -29,3 +29,26 @@ def _cell(row: Row, name: str, part: str) -> str:
     if name not in row["seconds"]:
         return "not measured"
     return f"{row['seconds'][name][part]['median']:.2f} s ({row['ratio'][name][part]['median']:.1f}x)"
+
+
+def aoti(rows: Sequence[Row]) -> list[str]:
+    """AOTInductor's packages beside the torch backend, eager torch and OpenVINO."""
+    last = {(row["settings"]["network"], row["settings"]["precision"], row["settings"]["latent"]): row for row in rows}
+    if not last:
+        return []
+    lines = [
+        "| | AOTInductor | eager, channels last | `torch` | `openvino` | to compile | package |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (network, precision, latent), row in last.items():
+        cells = [f"{row['seconds'][name]['median']:.2f} s" for name in ("aoti", "eager", "torch", "openvino")]
+        cells += [f"{row['compile_s']:.0f} s", f"{row['package_bytes'] / 1e6:.0f} MB"]
+        lines.append(f"| `{network}`, latent {latent}^3, {precision} | {' | '.join(cells)} |")
+    return [*lines, "", records.where(row)]
+
+
+#: By the names that pages have: whose rows, and the table of them.
+TABLES: dict[str, tuple[str, Callable[[Sequence[Row]], list[str]]]] = {
+    "backends": ("backends", speed),
+    "aoti": ("aoti", aoti),
+}

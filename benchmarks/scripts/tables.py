@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import backend_tables
 import decoding_tables
 import records
 import sweep_tables
@@ -30,6 +31,7 @@ PAGES = (
     "docs/headneck.md",
     "docs/memory.md",
     "docs/numerics.md",
+    "docs/support_matrix.md",
     "benchmarks/GUIDE.md",
 )
 _MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
@@ -178,13 +180,13 @@ def quality() -> str:
 
 
 def of_module(name: str) -> str:
-    """A table that a module of its own makes, of docs/decode.md or docs/evaluate.md."""
+    """A table that a module of its own makes, of docs/decode.md, evaluate.md or support_matrix.md."""
     source, table = _MODULES[name]
     lines = table(rows(source))
     return "\n".join(lines) + "\n" if lines else _NONE
 
 
-_MODULES = {**decoding_tables.TABLES, **sweep_tables.TABLES}
+_MODULES = {**backend_tables.TABLES, **decoding_tables.TABLES, **sweep_tables.TABLES}
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "generation": generation,
