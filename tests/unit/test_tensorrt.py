@@ -26,7 +26,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from support import fake_cupy, fake_tensorrt, tiny_models  # noqa: E402
+from support import fake_cupy, fake_tensorrt, killed_engines, tiny_models  # noqa: E402
 from support.official_files import one_thread  # noqa: E402
 
 import ctfast  # noqa: E402
@@ -583,7 +583,7 @@ def test_a_killed_build_leaves_nothing_that_stays(plain: Path, tmp_path: Path, u
     """SIGKILL while TensorRT builds: no plan is there, and the next build takes the folder away."""
     target, marker = tmp_path / "out" / "killed.plan", tmp_path / "marker"
     target.parent.mkdir()
-    process = PROCESSES.Process(target=build_and_wait, args=(plain, target, marker))
+    process = PROCESSES.Process(target=killed_engines.build_and_wait, args=(plain, target, marker))
     process.start()
     while process.is_alive() and not marker.exists():
         time.sleep(0.1)
@@ -595,20 +595,6 @@ def test_a_killed_build_leaves_nothing_that_stays(plain: Path, tmp_path: Path, u
     add_engines(plain, target, EngineOptions("fp32"))
     assert [path.name for path in target.parent.iterdir()] == ["killed.plan"]
     assert opened(target).open("denoiser").run(example("denoiser"))
-
-
-def build_and_wait(plan: Path, target: Path, marker: Path) -> None:
-    """What is killed: a build that stops when the fourth engine is begun."""
-    machine = fake_cupy.Machine()
-    sys.modules.update(fake_cupy.modules(machine))
-    sys.modules["tensorrt"] = fake_tensorrt.module(machine)
-
-    def progress(stage: str, done: int, total: int) -> None:
-        if stage.startswith("build") and done == 3:
-            marker.touch()
-            time.sleep(60)
-
-    add_engines(plan, target, EngineOptions("fp32"), progress)
 
 
 @pytest.mark.parametrize(
