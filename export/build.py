@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import openvino as ov
 from torch import nn
 
 from ctfast import plan as plan_file
-from ctfast.errors import OutputError, RequestError
+from ctfast.errors import RequestError
 from ctfast.export.cache import Part
 from ctfast.export.constants import Constants
 from ctfast.export.describe import Shapes, completed, described, with_networks
@@ -29,7 +27,7 @@ from ctfast.export.openvino import convert
 from ctfast.export.options import Options, checked_options, checked_output
 from ctfast.export.outline import Outline, outline
 from ctfast.export.quantize import quantized
-from ctfast.export.scratch import owned_folder
+from ctfast.export.scratch import folder_beside
 from ctfast.export.shared_graphs import SharedWeights
 from ctfast.export.sources import Model, Weights, resolve
 from ctfast.export.stages import write_stages
@@ -264,7 +262,7 @@ def _write(
             path, with_networks(manifest, entries, [asdict(peak) for peak in memory]), sections, scratch=folder
         )
 
-    with _scratch(target) as folder:
+    with folder_beside(target, "build", "three times") as folder:
         for role in roles:
             report(watch, f"load {role}", len(parts), total)
             module = load(role)
@@ -331,17 +329,3 @@ def _export(graph: Graph, folder: Path, options: Options) -> Part:
         "onnx": asdict(Onnx(options.opset, sum(onnx_file.operators.values()))),
     }
     return Part(entry, found, files)
-
-
-@contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
-    """A folder beside the plan for what is large and passing; what a killed build of the same plan left goes first."""
-    prefix = f".ctfast-build-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]}-"
-    try:
-        with owned_folder(target.parent, prefix) as folder:
-            yield folder
-    except OSError as error:
-        raise OutputError(
-            f"'{target}': the build could not write beside it: {error.strerror or error}. Make room there (about three "
-            "times the plan's size), check the folder's permissions, or give another path"
-        ) from error

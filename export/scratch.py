@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ctfast.errors import OutputError
 
 
 @contextmanager
@@ -27,6 +30,24 @@ def owned_folder(parent: Path, prefix: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(path, ignore_errors=True)
         os.close(lock)
+
+
+@contextmanager
+def folder_beside(target: Path, use: str, room: str) -> Iterator[Path]:
+    """A folder beside a plan for what is large and passing; what a killed build of the same plan left goes first.
+
+    ``use`` is a part of its name, and ``room``, as in "twice", how often the plan's size it may take. OutputError:
+    the disk is full, or something else keeps the build from writing there.
+    """
+    prefix = f".ctfast-{use}-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]}-"
+    try:
+        with owned_folder(target.parent, prefix) as folder:
+            yield folder
+    except OSError as error:
+        raise OutputError(
+            f"'{target}': the build could not write beside it: {error.strerror or error}. Make room there (about "
+            f"{room} the plan's size), check the folder's permissions, or give another path"
+        ) from error
 
 
 def clean(parent: Path, prefix: str) -> None:

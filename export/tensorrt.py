@@ -6,10 +6,7 @@ the plan still runs with its other backends, and engines go on with a checkpoint
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,12 +23,13 @@ from ctfast.export.build import Job
 from ctfast.export.build import build as build_plan
 from ctfast.export.build import prepare as prepare_plan
 from ctfast.export.options import checked_output
-from ctfast.export.scratch import owned_folder
+from ctfast.export.scratch import folder_beside
 from ctfast.export.sources import Weights
 from ctfast.export.tensorrt_builder import HARDWARE, BuildSettings, EngineBuilder
 from ctfast.export.tensorrt_fp8 import quantised
 from ctfast.export.tensorrt_onnx import TypedGraph, typed_graph
 from ctfast.export.tensorrt_profiles import axes_of, network_ranges, stage_ranges
+from ctfast.io.atomic import OutputFiles
 from ctfast.manifest import TensorRT
 from ctfast.manifest_program import Stage, engine_section, onnx_section
 from ctfast.memory import bytes_of
@@ -90,7 +88,7 @@ def add_engines(
     api, (name, capability), watch = load_api(), gpu(options.device), observer_of(observer)
     graphs = list(_graphs(source))
     made: dict[str, TensorRT] = {}
-    with _scratch(target) as folder:
+    with folder_beside(target, "engines", "twice") as folder:
         cache = _cache_read(options.timing_cache)
         builder = EngineBuilder(api, options.device, settings, cache)
         sections: dict[str, Path | bytes] = {}
@@ -139,7 +137,7 @@ def build(
         CtfastError: What ctfast.export.build, ``add_engines`` and ``reuse_engines`` raise.
     """
     target = checked_output(output)
-    with _scratch(target, "plan") as folder:
+    with folder_beside(target, "plan", "twice") as folder:
         base: str | os.PathLike[str]
         if weights is None and isinstance(model, (str, os.PathLike)):
             base = model
@@ -198,7 +196,7 @@ def reuse_engines(
         sections[graph.section] = bytes(donor.section(graph.section))
         sections[f"{graph.section}.json"] = table.to_json()
         made[graph.network] = built
-    with _scratch(target) as folder:
+    with folder_beside(target, "engines", "twice") as folder:
         _write(source, target, made, sections, folder)
     return target
 
@@ -316,25 +314,5 @@ def _cache_write(path: Path | None, data: bytes) -> None:
     """As a whole or not at all; two builds may share the file."""
     if path is None:
         return
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise OutputError(f"the timing cache '{path}' cannot be written: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _scratch(target: Path, use: str = "engines") -> Iterator[Path]:
-    """A folder beside the plan; what a killed build of the same plan left goes first."""
-    prefix = f".ctfast-{use}-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]}-"
-    try:
-        with owned_folder(target.parent, prefix) as folder:
-            yield folder
-    except OSError as error:
-        raise OutputError(
-            f"'{target}': the build could not write beside it: {error.strerror or error}. Make room there (about twice "
-            "the plan's size), check the folder's permissions, or give another path"
-        ) from error
+    with OutputFiles() as files:
+        files.add(path, lambda file: file.write(data))

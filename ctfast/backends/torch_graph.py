@@ -152,10 +152,11 @@ class Graph:
         for step in reversed(steps):
             if not (seen | kept) & set(step.outputs):
                 continue
-            self._steps.insert(0, step)
+            self._steps.append(step)
             for slot in {*step.inputs, *step.outputs} - seen - kept:
                 seen.add(slot)
                 step.last.append(slot)
+        self._steps.reverse()
         self._known = {slot: tensor for slot, tensor in self._known.items() if slot in seen | kept}
 
 

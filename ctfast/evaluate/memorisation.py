@@ -41,12 +41,18 @@ def nearest(volumes: Sequence[HU], training: Sequence[HU]) -> Neighbours:
     return Neighbours(indices, np.array([row.min() for row in found]))
 
 
+def too_near(generated: NDArray[np.float64], real: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which generated volumes are nearer to the training set than the nearest twentieth of unseen real volumes."""
+    near: NDArray[np.bool_] = generated < np.quantile(real, _QUANTILE)
+    return near
+
+
 def share_too_near(generated: NDArray[np.float64], real: NDArray[np.float64]) -> float:
     """Part of the generated volumes nearer to the training set than the nearest twentieth of unseen real volumes.
 
     About 0.05 if they keep the distance that real ones do, 1 if they are copies.
     """
-    return float((generated < np.quantile(real, _QUANTILE)).mean())
+    return float(too_near(generated, real).mean())
 
 
 def chance_nearer(generated: NDArray[np.float64], real: NDArray[np.float64]) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import RequestError
 from .bootstrap import interval_of_mean, percentiles, resampled
 from .measure import Measured
-from .memorisation import chance_nearer, nearest, share_too_near
+from .memorisation import chance_nearer, nearest, share_too_near, too_near
 from .metrics_distribution import Draws
 from .organs import table_of
 from .result import Metric
@@ -130,7 +130,7 @@ def memorisation_metrics(
             "chance_nearer": chance_nearer(made.distance, real.distance),
         },
     )
-    near = (made.distance < np.quantile(real.distance, 0.05)).astype(float)
+    near = too_near(made.distance, real.distance).astype(float)
     low, high = interval_of_mean(list(near), draws.replicates, draws.seed)
     share = Metric(
         name="memorised",
