@@ -1,35 +1,24 @@
-"""A PNG that shows a volume at a glance: three planes in two windows.
-
-Radiological convention: the patient's right is on the left of axial and coronal views, the front is up in axial and on
-the left in sagittal views, the head is up.
-"""
+"""A PNG that shows a volume at a glance: three planes in two windows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .planes import BACKGROUND, BRIGHT, PLANES, Pixels, annotate, grey_pane, outline, pane_size, plane_of
+
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageDraw import ImageDraw
 
     from ..volume import Volume
-
-Pixels = NDArray[Any]
 
 # Name, level and width in HU.
 CT_WINDOWS = (("soft tissue", 40.0, 400.0), ("bone", 500.0, 2000.0))
 _PANE = 320  # pixels of the longest side of the largest plane
 _GAP = 8
 _HEADER = 22
-_BACKGROUND = 16
-_TEXT = (235, 235, 235)
-_DIM = (150, 150, 150)
-# Colours that stay apart on grey for readers with the usual kinds of colour blindness (Okabe and Ito, 2008).
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
-_PLANES = (("axial", 2, "R", "L"), ("coronal", 1, "R", "L"), ("sagittal", 0, "A", "P"))
 
 
 def write_preview(file: BinaryIO, volume: Volume) -> None:
@@ -53,21 +42,21 @@ def render_preview(volume: Volume) -> Image:
     where = _centre(outlined, array.shape)
     extents = np.array(array.shape) * np.array(volume.spacing)
     scale = _PANE / float(extents.max())
-    sides = [_pane_size(extents, axis, scale) for _, axis, _, _ in _PLANES]
+    sides = [pane_size(extents, axis, scale) for _, axis, _, _ in PLANES]
     width = sum(w for w, _ in sides) + _GAP * (len(sides) + 1)
     row = max(h for _, h in sides) + _GAP
-    page = Image.new("RGB", (width, _HEADER + row * len(windows)), (_BACKGROUND,) * 3)
+    page = Image.new("RGB", (width, _HEADER + row * len(windows)), (BACKGROUND,) * 3)
     draw = ImageDraw.Draw(page)
-    draw.text((_GAP, 5), _title(volume), fill=_TEXT)
+    draw.text((_GAP, 5), _title(volume), fill=BRIGHT)
     for line, (window, level, span) in enumerate(windows):
         left = _GAP
-        for (plane, axis, low, high), side in zip(_PLANES, sides, strict=True):
+        for (plane, axis, low, high), side in zip(PLANES, sides, strict=True):
             top = _HEADER + line * row
-            pane = _pane(array, axis, where[axis], level, span, side)
+            pane = grey_pane(plane_of(array, axis, where[axis]), level, span, side)
             if outlined is not None:
-                _outline(pane, _slice(outlined, axis, where[axis]))
+                outline(pane, plane_of(outlined, axis, where[axis]))
             page.paste(pane, (left, top))
-            _annotate(draw, (left, top), side, f"{plane}, {window}", low, high)
+            annotate(draw, (left, top), side, f"{plane}, {window}", low, high)
             left += side[0] + _GAP
     return page
 
@@ -116,48 +105,3 @@ def _title(volume: Volume) -> str:
     if "seed" in meta:
         words.append(f"seed {meta['seed']}" + (f" sample {meta['sample']}" if meta.get("sample") else ""))
     return "  |  ".join([*words, f"{size} voxels of {spacing} mm"])
-
-
-def _slice(array: Pixels, axis: int, index: int) -> Pixels:
-    """One plane as rows (top first) and columns (left first) in radiological convention."""
-    plane = np.take(array, index, axis=axis).T
-    # Axial and coronal: x falls, so that the right is on the left. Sagittal: y falls, so that the front is on the left.
-    return np.asarray(plane[::-1, ::-1])
-
-
-def _pane_size(extents: NDArray[np.float64], axis: int, scale: float) -> tuple[int, int]:
-    across, down = (extent for other, extent in enumerate(extents) if other != axis)
-    return max(1, round(float(across) * scale)), max(1, round(float(down) * scale))
-
-
-def _pane(array: Pixels, axis: int, index: int, level: float, span: float, side: tuple[int, int]) -> Image:
-    from PIL import Image
-
-    plane = _slice(array, axis, index).astype(np.float32)
-    grey = np.clip((plane - (level - span / 2)) / span * 255, 0, 255).astype(np.uint8)
-    return Image.fromarray(grey).resize(side, Image.Resampling.BICUBIC).convert("RGB")
-
-
-def _outline(pane: Image, labels: Pixels) -> None:
-    """Colour the inner edge of every label, one pixel wide."""
-    from PIL import Image
-
-    height, width = pane.height, pane.width
-    rows = (np.arange(height) * labels.shape[0]) // height
-    columns = (np.arange(width) * labels.shape[1]) // width
-    large = np.pad(labels[np.ix_(rows, columns)], 1, mode="edge")
-    here = large[1:-1, 1:-1]
-    neighbours = (large[:-2, 1:-1], large[2:, 1:-1], large[1:-1, :-2], large[1:-1, 2:])
-    same = np.logical_and.reduce([here == neighbour for neighbour in neighbours])
-    edge = (here > 0) & ~same
-    pixels = np.array(pane)
-    pixels[edge] = np.array(_COLOURS, dtype=np.uint8)[here[edge] % len(_COLOURS)]
-    pane.paste(Image.fromarray(pixels))
-
-
-def _annotate(draw: ImageDraw, corner: tuple[int, int], side: tuple[int, int], name: str, low: str, high: str) -> None:
-    left, top = corner
-    middle = top + side[1] // 2 - 6
-    draw.text((left + 4, top + 3), name, fill=_DIM, stroke_width=1, stroke_fill=(0, 0, 0))
-    draw.text((left + 4, middle), low, fill=_DIM, stroke_width=1, stroke_fill=(0, 0, 0))
-    draw.text((left + side[0] - 10, middle), high, fill=_DIM, stroke_width=1, stroke_fill=(0, 0, 0))

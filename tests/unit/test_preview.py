@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctfast.io import preview
+from ctfast.io import planes, preview
 from ctfast.volume import Volume
 
 SPACING = (2.0, 2.0, 4.0)
@@ -88,7 +88,7 @@ def test_black_margins_are_cut_off() -> None:
         : side + preview._GAP, side // 2
     ]
     assert coronal[flat // 2] > 90
-    assert coronal[flat + 2] == preview._BACKGROUND
+    assert coronal[flat + 2] == planes.BACKGROUND
     empty = preview.render_preview(volume(np.full((40, 40, 20), -1000)))
     assert empty.height == page.height
 
@@ -110,7 +110,7 @@ def test_labels_are_outlined_but_the_body_is_not() -> None:
     coloured = (outlined.max(-1).astype(int) - outlined.min(-1)) > 40
     assert not ((plain.max(-1).astype(int) - plain.min(-1)) > 40).any()
     assert 0.005 < coloured.mean() < 0.05
-    assert (outlined[coloured] == preview._COLOURS[7 % len(preview._COLOURS)]).all()
+    assert (outlined[coloured] == planes.COLOURS[7 % len(planes.COLOURS)]).all()
 
 
 def test_mr_volumes_choose_their_own_windows() -> None:
