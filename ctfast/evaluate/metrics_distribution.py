@@ -24,7 +24,7 @@ _NARROW = 256
 # Wider networks' replicates cost seconds each.
 _WIDE_REPLICATES = 20
 # Descriptors that are told in a result: those that differ most.
-_TOLD = 6
+_TOLD = 12
 
 
 @dataclass(frozen=True)

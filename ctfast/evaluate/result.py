@@ -59,7 +59,11 @@ class FeatureInfo:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that one comparison found. ``skipped`` tells for each metric that was left out why it was."""
+    """Everything that one comparison found.
+
+    ``skipped`` tells for each metric that was left out why it was. ``training`` is the set that the model was trained
+    on, if one was given; ``paired`` whether volumes of the same name belong together.
+    """
 
     ctfast: str
     date: str
@@ -70,6 +74,8 @@ class Evaluation:
     metrics: tuple[Metric, ...]
     per_volume: tuple[Mapping[str, Any], ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    training: SetOfVolumes | None = None
+    paired: bool = False
 
     def metric(self, name: str) -> Metric:
         """The metric of a name; RequestError if it was not computed, with the reason."""
@@ -115,6 +121,8 @@ class Evaluation:
             metrics=tuple(_metric(each) for each in fields.items("metrics")),
             per_volume=fields.values("per_volume"),
             skipped=fields.mapping("skipped"),
+            training=_set_of(fields.child("training")) if fields.has("training") else None,
+            paired=fields.flag("paired") if fields.has("paired") else False,
         )
         features.finish()
         fields.finish()

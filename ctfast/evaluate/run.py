@@ -141,6 +141,8 @@ def evaluate(
         metrics=tuple(sorted(found, key=lambda metric: order.index(metric.name))),
         per_volume=tuple(rows),
         skipped=skipped,
+        training=None if sets.training is None else SetOfVolumes(str(sets.training.path), len(sets.training.items)),
+        paired=paired,
     )
 
 
