@@ -67,6 +67,37 @@ def given_time_grid(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The exact (t, dt) of ``times`` instead of equal steps: from train_steps on, falling, before the transform."""
 
+class SolverCall:
+    """One network call of a solver and what becomes of the velocity v at (y, t), in this order.
+
+    p0 = point * y + velocity * v; x = keep * x + mix . (p0, p1, p2); y = stay * x + lead . (p0, p1). p1 and p2 are those
+    of the two calls before. x and y begin as the noise, y after the last call is the data.
+    """
+
+    @property
+    def step(self) -> int:
+        """Of the time grid."""
+
+    @property
+    def t(self) -> float: ...
+    @property
+    def point(self) -> float: ...
+    @property
+    def velocity(self) -> float: ...
+    @property
+    def keep(self) -> float: ...
+    @property
+    def mix(self) -> tuple[float, float, float]: ...
+    @property
+    def stay(self) -> float: ...
+    @property
+    def lead(self) -> tuple[float, float]: ...
+
+def solver_calls(
+    solver: str, t: Sequence[float] | npt.NDArray[np.float64], dt: Sequence[float] | npt.NDArray[np.float64]
+) -> list[SolverCall]:
+    """What a solver does on a time grid, for loops that run elsewhere; RequestError on a malformed grid."""
+
 def integrate(
     solver: str,
     t: Sequence[float] | npt.NDArray[np.float64],

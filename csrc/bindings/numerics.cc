@@ -61,6 +61,10 @@ py::array integrate_python(const std::string& solver, std::vector<double> t, std
   return share_as_array(state);
 }
 
+std::vector<SolverCall> calls_of(const std::string& solver, std::vector<double> t, std::vector<double> dt) {
+  return solver_calls(solver_of(solver), {std::move(t), std::move(dt)});
+}
+
 }  // namespace
 
 void bind_numerics(py::module_& module) {
@@ -74,6 +78,16 @@ void bind_numerics(py::module_& module) {
   module.def("given_time_grid", &given_grid, py::arg("times"), py::arg("latent_voxels"), py::kw_only(),
              py::arg("train_steps") = defaults.train_steps, py::arg("base_voxels") = defaults.base_voxels,
              py::arg("transform") = defaults.transform);
+  py::class_<SolverCall>(module, "SolverCall")
+      .def_readonly("step", &SolverCall::step)
+      .def_readonly("t", &SolverCall::t)
+      .def_readonly("point", &SolverCall::point)
+      .def_readonly("velocity", &SolverCall::velocity)
+      .def_readonly("keep", &SolverCall::keep)
+      .def_readonly("mix", &SolverCall::mix)
+      .def_readonly("stay", &SolverCall::stay)
+      .def_readonly("lead", &SolverCall::lead);
+  module.def("solver_calls", &calls_of, py::arg("solver"), py::arg("t"), py::arg("dt"));
   module.def("integrate", &integrate_python, py::arg("solver"), py::arg("t"), py::arg("dt"), py::arg("velocity"),
              py::arg("x"), py::arg("observer") = py::none());
 }

@@ -1,7 +1,9 @@
 #include "solver.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -49,55 +51,35 @@ Step step_at(const TimeGrid& grid, std::size_t i) {
   return {s, grid.dt[i], end > 1e-12 ? end : 0.0};  // what rounding leaves of 0 is 0
 }
 
-// Calls advance(i) for every step, with progress and cancellation before each.
-template <class Advance>
-void run(const TimeGrid& grid, const Observer& observer, Advance advance) {
-  const auto total = static_cast<std::int64_t>(grid.t.size());
-  for (std::int64_t i = 0; i < total; ++i) {
-    report(observer, {"sample", i, total});
-    advance(static_cast<std::size_t>(i));
+std::vector<SolverCall> euler(const TimeGrid& grid) {
+  std::vector<SolverCall> calls;
+  for (std::size_t i = 0; i < grid.t.size(); ++i) {
+    calls.push_back({.step = i, .t = grid.t[i], .mix = {grid.dt[i]}});
   }
-  report(observer, {"sample", total, total});
+  return calls;
 }
 
-void euler(const TimeGrid& grid, const Velocity& velocity, std::span<float> x, const Observer& observer) {
-  Buffer v(x.size());
-  run(grid, observer, [&](std::size_t i) {
-    velocity(x, grid.t[i], v);
-    const auto dt = static_cast<float>(grid.dt[i]);
-    for (std::size_t k = 0; k < x.size(); ++k) x[k] += v[k] * dt;
-  });
-}
-
-void heun(const TimeGrid& grid, const Velocity& velocity, std::span<float> x, const Observer& observer) {
-  Buffer first(x.size());
-  Buffer second(x.size());
-  Buffer ahead(x.size());
-  run(grid, observer, [&](std::size_t i) {
+std::vector<SolverCall> heun(const TimeGrid& grid) {
+  std::vector<SolverCall> calls;
+  for (std::size_t i = 0; i < grid.t.size(); ++i) {
     const Step step = step_at(grid, i);
-    velocity(x, grid.t[i], first);
-    for (std::size_t k = 0; k < x.size(); ++k) ahead[k] = static_cast<float>(x[k] + step.dt * first[k]);
-    velocity(ahead, step.end * grid.train_steps, second);
-    for (std::size_t k = 0; k < x.size(); ++k) {
-      x[k] = static_cast<float>(x[k] + 0.5 * step.dt * (static_cast<double>(first[k]) + second[k]));
-    }
-  });
+    const double half = 0.5 * step.dt;
+    calls.push_back({.step = i, .t = grid.t[i], .lead = {step.dt}});
+    calls.push_back({.step = i, .t = step.end * grid.train_steps, .mix = {half, half}});
+  }
+  return calls;
 }
 
 // Integrates the line through the last two velocities over the step.
-void ab2(const TimeGrid& grid, const Velocity& velocity, std::span<float> x, const Observer& observer) {
-  Buffer v(x.size());
-  Buffer before(x.size());
-  run(grid, observer, [&](std::size_t i) {
+std::vector<SolverCall> ab2(const TimeGrid& grid) {
+  std::vector<SolverCall> calls;
+  for (std::size_t i = 0; i < grid.t.size(); ++i) {
     const Step step = step_at(grid, i);
-    velocity(x, grid.t[i], v);
     const double apart = i > 0 ? step_at(grid, i - 1).s - step.s : 0.0;
     const double slope = apart > 0.0 ? 0.5 * step.dt / apart : 0.0;  // 0 is Euler: no history, or the same time twice
-    for (std::size_t k = 0; k < x.size(); ++k) {
-      x[k] = static_cast<float>(x[k] + step.dt * (v[k] + slope * (static_cast<double>(v[k]) - before[k])));
-    }
-    std::swap(v, before);
-  });
+    calls.push_back({.step = i, .t = grid.t[i], .mix = {step.dt * (1.0 + slope), -step.dt * slope}});
+  }
+  return calls;
 }
 
 // --- Exponential integrators -----------------------------------------------------------------------------------------
@@ -128,34 +110,25 @@ double history_ratio(double s_before, const Step& step, double h) {
   return (log_snr(s_before) - log_snr(step.s)) / h;
 }
 
-void predict_data(std::span<const float> x, double s, std::span<float> velocity_to_data) {
-  for (std::size_t k = 0; k < x.size(); ++k) {
-    velocity_to_data[k] = static_cast<float>(x[k] + s * velocity_to_data[k]);
-  }
-}
-
-// The step both solvers predict with: data extrapolated from the last two predictions to the middle of the step.
-void predict_step(const Step& step, double s_before, std::span<const float> data, std::span<const float> before,
-                  std::span<const float> from, std::span<float> x) {
-  const Exponential e = exponential(step);
+// Coefficients of the last two predictions in what both solvers predict with: data extrapolated to the middle of the
+// step.
+std::array<double, 2> predictor_weights(const Exponential& e, double s_before, const Step& step) {
   const double ratio = history_ratio(s_before, step, e.h);
   const double weight = ratio == 0.0 ? 0.0 : 0.5 / ratio;
-  for (std::size_t k = 0; k < x.size(); ++k) {
-    const double mean = data[k] + weight * (static_cast<double>(before[k]) - data[k]);
-    x[k] = static_cast<float>(e.keep * from[k] + e.gain * mean);
-  }
+  return {e.gain * (1.0 - weight), e.gain * weight};
 }
 
-void dpmpp_2m(const TimeGrid& grid, const Velocity& velocity, std::span<float> x, const Observer& observer) {
-  Buffer data(x.size());
-  Buffer before(x.size());
-  run(grid, observer, [&](std::size_t i) {
+double level_before(const TimeGrid& grid, std::size_t i) { return i > 0 ? step_at(grid, i - 1).s : 1.0; }
+
+std::vector<SolverCall> dpmpp_2m(const TimeGrid& grid) {
+  std::vector<SolverCall> calls;
+  for (std::size_t i = 0; i < grid.t.size(); ++i) {
     const Step step = step_at(grid, i);
-    velocity(x, grid.t[i], data);
-    predict_data(x, step.s, data);
-    predict_step(step, i > 0 ? step_at(grid, i - 1).s : 1.0, data, before, x, x);
-    std::swap(data, before);
-  });
+    const Exponential e = exponential(step);
+    const auto [now, before] = predictor_weights(e, level_before(grid, i), step);
+    calls.push_back({i, grid.t[i], 1.0, step.s, e.keep, {now, before, 0.0}, 1.0, {}});
+  }
+  return calls;
 }
 
 // Weights of the corrector's two differences, (older prediction - start) and (end - start): the solution of UniPC's
@@ -182,44 +155,101 @@ CorrectorWeights corrector_weights(double h, double ratio, bool first) {
   return {rho / ratio, b1 - rho};
 }
 
-void unipc(const TimeGrid& grid, const Velocity& velocity, std::span<float> x, const Observer& observer) {
-  Buffer data(x.size());    // prediction of this step
-  Buffer before(x.size());  // of the step before
-  Buffer older(x.size());   // of the one before that
-  Buffer corrected(x.begin(), x.end());
-  run(grid, observer, [&](std::size_t i) {
+// x is where the corrector has come to; y, where the network is called, lies one predicted step ahead of it.
+std::vector<SolverCall> unipc(const TimeGrid& grid) {
+  std::vector<SolverCall> calls;
+  for (std::size_t i = 0; i < grid.t.size(); ++i) {
     const Step step = step_at(grid, i);
-    velocity(x, grid.t[i], data);
-    predict_data(x, step.s, data);
+    SolverCall call{.step = i, .t = grid.t[i], .point = 1.0, .velocity = step.s};
     if (i > 0) {  // redo the last step, now that a prediction at its end is known
       const Step last = step_at(grid, i - 1);
       const Exponential e = exponential(last);
       const double ratio = i > 1 ? history_ratio(step_at(grid, i - 2).s, last, e.h) : 0.0;
       const CorrectorWeights w = corrector_weights(e.h, ratio, i == 1);
-      for (std::size_t k = 0; k < x.size(); ++k) {
-        const double base = before[k];
-        const double mean = base + w.older * (older[k] - base) + w.end * (data[k] - base);
-        corrected[k] = static_cast<float>(e.keep * corrected[k] + e.gain * mean);
-      }
+      call.keep = e.keep;
+      call.mix = {e.gain * w.end, e.gain * (1.0 - w.older - w.end), e.gain * w.older};
     }
-    predict_step(step, i > 0 ? step_at(grid, i - 1).s : 1.0, data, before, corrected, x);
-    std::swap(older, before);
-    std::swap(before, data);
-  });
+    const Exponential e = exponential(step);
+    call.stay = e.keep;
+    call.lead = predictor_weights(e, level_before(grid, i), step);
+    calls.push_back(call);
+  }
+  return calls;
+}
+
+// How many of the latest predictions the calls mix.
+std::size_t history(const std::vector<SolverCall>& calls) {
+  std::size_t depth = 1;
+  for (const SolverCall& call : calls) {
+    if (call.mix[2] != 0.0) return 3;
+    if (call.mix[1] != 0.0 || call.lead[1] != 0.0) depth = 2;
+  }
+  return depth;
+}
+
+bool leads(const SolverCall& call) { return call.stay != 1.0 || call.lead[0] != 0.0 || call.lead[1] != 0.0; }
+
+// One call's update, in the arithmetic of Real, rounded to float where a tensor is written. `latest` holds as many
+// predictions as the run mixes, on entry the velocity in the first. x and y may be one.
+template <class Real, std::size_t depth>
+void update(const SolverCall& call, std::span<Buffer> latest, std::span<float> x, std::span<float> y) {
+  const auto real = [](double value) { return static_cast<Real>(value); };
+  Buffer& newest = latest[0];
+  for (std::size_t k = 0; k < y.size(); ++k) {
+    newest[k] = static_cast<float>(real(call.point) * y[k] + real(call.velocity) * newest[k]);
+    Real mixed = real(call.keep) * x[k] + real(call.mix[0]) * newest[k];
+    if constexpr (depth > 1) mixed += real(call.mix[1]) * latest[1][k];
+    if constexpr (depth > 2) mixed += real(call.mix[2]) * latest[2][k];
+    x[k] = static_cast<float>(mixed);
+    Real ahead = real(call.stay) * x[k] + real(call.lead[0]) * newest[k];
+    if constexpr (depth > 1) ahead += real(call.lead[1]) * latest[1][k];
+    y[k] = static_cast<float>(ahead);
+  }
 }
 
 }  // namespace
 
-void integrate(Solver solver, const TimeGrid& grid, const Velocity& velocity, std::span<float> x,
-               const Observer& observer) {
+std::vector<SolverCall> solver_calls(Solver solver, const TimeGrid& grid) {
   check(solver, grid);
   switch (solver) {
-    case Solver::euler: return euler(grid, velocity, x, observer);
-    case Solver::heun: return heun(grid, velocity, x, observer);
-    case Solver::ab2: return ab2(grid, velocity, x, observer);
-    case Solver::dpmpp_2m: return dpmpp_2m(grid, velocity, x, observer);
-    case Solver::unipc: return unipc(grid, velocity, x, observer);
+    case Solver::euler: return euler(grid);
+    case Solver::heun: return heun(grid);
+    case Solver::ab2: return ab2(grid);
+    case Solver::dpmpp_2m: return dpmpp_2m(grid);
+    case Solver::unipc: return unipc(grid);
   }
+  return {};
+}
+
+void integrate(Solver solver, const TimeGrid& grid, const Velocity& velocity, std::span<float> y,
+               const Observer& observer) {
+  const std::vector<SolverCall> calls = solver_calls(solver, grid);
+  const std::size_t depth = history(calls);
+  std::vector<Buffer> latest(depth, Buffer(y.size()));
+  Buffer behind;
+  std::span<float> x = y;
+  if (std::ranges::any_of(calls, leads)) {
+    behind.assign(y.begin(), y.end());
+    x = behind;
+  }
+  const auto steps = static_cast<std::int64_t>(grid.t.size());
+  std::int64_t reported = -1;
+  for (const SolverCall& call : calls) {
+    const auto step = static_cast<std::int64_t>(call.step);
+    if (step != std::exchange(reported, step)) report(observer, {"sample", step, steps});
+    std::ranges::rotate(latest, latest.end() - 1);  // what was newest is now second
+    velocity(y, call.t, latest[0]);
+    if (solver == Solver::euler) {
+      update<float, 1>(call, latest, x, y);
+    } else if (depth == 1) {
+      update<double, 1>(call, latest, x, y);
+    } else if (depth == 2) {
+      update<double, 2>(call, latest, x, y);
+    } else {
+      update<double, 3>(call, latest, x, y);
+    }
+  }
+  report(observer, {"sample", steps, steps});
 }
 
 }  // namespace ctfast

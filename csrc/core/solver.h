@@ -2,8 +2,11 @@
 // + s * noise, the velocity is data - noise, and a step of length dt goes from s to s - dt.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "progress.h"
 #include "time_grid.h"
@@ -20,14 +23,34 @@ enum class Solver {
   unipc,     // UniPC-2 with corrector, B2(h) (Zhao et al., 2023)
 };
 
+// One network call and what becomes of its answer. Every solver here is linear, so that this is all a loop on any
+// device has to do. Of a velocity v at (y, t), in this order:
+//   p0 = point * y + velocity * v                                    the prediction that is kept
+//   x  = keep * x + mix[0] * p0 + mix[1] * p1 + mix[2] * p2          p1, p2: those of the two calls before
+//   y  = stay * x + lead[0] * p0 + lead[1] * p1                      where the next call is made
+// x and y begin as the noise, p1 and p2 as zeros; y after the last call is the data.
+struct SolverCall {
+  std::size_t step = 0;  // of the grid
+  double t = 0.0;
+  double point = 0.0;
+  double velocity = 1.0;
+  double keep = 1.0;
+  std::array<double, 3> mix{};
+  double stay = 1.0;
+  std::array<double, 2> lead{};
+};
+
+// Throws Error(request) on a malformed grid. Euler's calls are meant for float32 arithmetic, the others' for float64.
+std::vector<SolverCall> solver_calls(Solver solver, const TimeGrid& grid);
+
 // Writes the velocity at (x, t) to v; t is in 0..train_steps.
 using Velocity = std::function<void(std::span<const float> x, double t, std::span<float> v)>;
 
-// Replaces x, the noise at grid.t[0], by the data. Reports {"sample", i, steps} before step i and once at the end, so a
+// Replaces y, the noise at grid.t[0], by the data. Reports {"sample", i, steps} before step i and once at the end, so a
 // request can be cancelled before its first network call. All solvers but Euler are meant for GridMode::exact: on a
 // truncated grid they take steps of the same lengths as Euler and inherit that grid's bias.
-// Throws Error(request) on a malformed grid, Error(cancelled) when the observer stops the run; x is then unfinished.
-void integrate(Solver solver, const TimeGrid& grid, const Velocity& velocity, std::span<float> x,
+// Throws Error(request) on a malformed grid, Error(cancelled) when the observer stops the run; y is then unfinished.
+void integrate(Solver solver, const TimeGrid& grid, const Velocity& velocity, std::span<float> y,
                const Observer& observer);
 
 }  // namespace ctfast

@@ -104,6 +104,21 @@ def test_time_grid() -> None:
     assert abs(dt.sum() - 1) < 1e-12
 
 
+@pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "dpmpp_2m", "unipc"])
+def test_solver_calls_are_what_integrate_does(solver: str) -> None:
+    t, dt = _native.rflow_time_grid(7, 512, "exact")
+    start = _native.fill_normal(3, 0, (4, 6))
+    velocity = lambda x, time: np.float32(np.sin(3 * x) - time / 500)  # noqa: E731
+    x = y = start.astype(np.float64)
+    p1 = p2 = np.zeros_like(x)
+    for call in _native.solver_calls(solver, t, dt):
+        p0 = call.point * y + call.velocity * velocity(y, call.t)
+        x = call.keep * x + call.mix[0] * p0 + call.mix[1] * p1 + call.mix[2] * p2
+        y = call.stay * x + call.lead[0] * p0 + call.lead[1] * p1
+        p1, p2 = p0, p1
+    np.testing.assert_allclose(_native.integrate(solver, t, dt, velocity, start), y, atol=2e-6)
+
+
 def test_integrate() -> None:
     x = np.arange(6.0).reshape(2, 3)
     t, dt = _native.rflow_time_grid(200, 1, "exact", transform=False)
