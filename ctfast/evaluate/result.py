@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import RequestError
 from ..json_fields import Fields
@@ -140,6 +140,11 @@ class Evaluation:
         except (OSError, UnicodeDecodeError) as error:
             raise RequestError(f"'{path}' cannot be read: {error}. Give a file that 'ctfast evaluate' wrote") from error
         return cls.from_json(text, f"'{path}'")
+
+
+def is_figure(value: Any) -> TypeGuard[float]:
+    """Whether a value of a result is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _set_of(fields: Fields) -> SetOfVolumes:

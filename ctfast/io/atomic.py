@@ -136,6 +136,10 @@ class OutputFiles:
         except OSError as error:
             raise output_error(path, error) from error
 
+    def add_text(self, path: Path, text: str) -> str:
+        """A file of text in UTF-8 that becomes ``path``; returns and raises what ``add`` does."""
+        return self.add(path, lambda file: file.write(text.encode()))
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
