@@ -12,6 +12,10 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from ctfast.kernels import dispatch  # noqa: E402
 
+from . import interpreter_gaps  # noqa: E402
+
+interpreter_gaps.fill()
+
 #: A GPU where there is one, else the CPU with Triton's interpreter (tests/conftest.py).
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

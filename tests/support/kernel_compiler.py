@@ -1,0 +1,112 @@
+"""Compiles Triton kernels for GPUs that are not there, from the very calls that would run them.
+
+``python -m support.kernel_compiler <module> <capability>`` (from tests/, without TRITON_INTERPRET) runs CASES[module]
+on tensors of torch's device "meta", which have shapes and no memory, compiles what each would launch, and prints as
+JSON what the assembler says of it. Types that do not fit and too much shared memory are errors here as on a GPU. The
+arguments of kernels are annotated as tl.tensor and tl.constexpr: the compiler refuses names such as Any.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+_TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+#: Most shared memory a block may have, by compute capability: CUDA's programming guide, "Compute Capabilities".
+_SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448}
+_TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8"}
+_OPTIONS = ("num_warps", "num_stages")
+
+
+class Compiler:
+    """Stands in for ctfast.kernels.dispatch.launch; keeps what was compiled."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+        self.made: list[dict[str, Any]] = []
+
+    def __call__(self, kernel: Any, grid: Sequence[int], tensor: torch.Tensor, *arguments: Any, **options: Any) -> None:
+        names = kernel.arg_names
+        values = dict(zip(names, arguments, strict=False)) | {k: v for k, v in options.items() if k not in _OPTIONS}
+        signature, constants, attributes = {}, {}, {}
+        for place, name in enumerate(names):
+            value = values[name]
+            if name in kernel.constexprs_by_name or value is None or (type(value) is int and value == 1):
+                signature[name], constants[(place,)] = "constexpr", value
+                continue
+            signature[name] = _signature(value)
+            if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+                attributes[(place,)] = [["tt.divisibility", 16]]
+        source = ASTSource(kernel.jit, signature, constants, attributes)
+        target = GPUTarget("cuda", self.capability, 32)
+        chosen = {name: options[name] for name in _OPTIONS if name in options}
+        compiled = triton.compile(source, target=target, options=chosen)
+        shared = compiled.metadata.shared
+        if shared > _SHARED[self.capability]:
+            raise MemoryError(f"{kernel.jit.__name__} wants {shared} bytes of shared memory on {self.capability}")
+        entry = {"kernel": kernel.jit.__name__, "programs": list(grid), "shared": shared}
+        self.made.append(entry | _resources(compiled) | {"wgmma": "wgmma" in compiled.asm["ptx"]})
+
+
+class _Kernel:
+    def __init__(self, function: Any) -> None:
+        self.jit = function
+        self.arg_names = function.arg_names
+        self.constexprs_by_name = {function.arg_names[place] for place in function.constexprs}
+
+
+def _signature(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return _TYPES[value.dtype]
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
+def _resources(compiled: Any) -> dict[str, int]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        text = subprocess.run([_TOOL, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"]}
+
+
+def compiled(module: str, capability: int, run: Callable[[Any], object]) -> list[dict[str, Any]]:
+    """What ``run(module)`` would launch, compiled."""
+    kernels = import_module(f"ctfast.kernels.{module}")
+    compiler = Compiler(capability)
+    kernels.launch = lambda kernel, *others, **options: compiler(_Kernel(kernel), *others, **options)
+    run(kernels)
+    return compiler.made
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """A tensor without memory; five axes in channels-last order."""
+    values = torch.empty(*shape, dtype=dtype, device="meta")
+    return values.contiguous(memory_format=torch.channels_last_3d) if len(shape) == 5 else values
+
+
+def _attention(kernels: Any) -> None:
+    q, k, v = meta(1, 4096, 3, 8, 32).unbind(2)
+    kernels._run(kernels._default(32, q.dtype), q, k, v, 0.2, None, None, None)
+    q, k, v = meta(2, 100, 3, 8, 96, dtype=torch.float16).unbind(2)
+    kernels._run(kernels._default(96, q.dtype), q, k, v, 0.2, (k, v), meta(2, 100, 8, 1, dtype=q.dtype), None)
+
+
+CASES: dict[str, Callable[[Any], None]] = {"attention": _attention}
+
+if __name__ == "__main__":
+    print(json.dumps(compiled(sys.argv[1], int(sys.argv[2]), CASES[sys.argv[1]])))
