@@ -8,7 +8,7 @@ everywhere else.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypedDict, type_check_only
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, type_check_only
 
 import numpy as np
 import numpy.typing as npt
@@ -70,8 +70,8 @@ def given_time_grid(
 class SolverCall:
     """One network call of a solver and what becomes of the velocity v at (y, t), in this order.
 
-    p0 = point * y + velocity * v; x = keep * x + mix . (p0, p1, p2); y = stay * x + lead . (p0, p1). p1 and p2 are those
-    of the two calls before. x and y begin as the noise, y after the last call is the data.
+    p0 = point * y + velocity * v; x = keep * x + mix . (p0, p1, p2); y = stay * x + lead . (p0, p1). p1 and p2 are
+    those of the two calls before. x and y begin as the noise, y after the last call is the data.
     """
 
     @property
@@ -87,11 +87,11 @@ class SolverCall:
     @property
     def keep(self) -> float: ...
     @property
-    def mix(self) -> tuple[float, float, float]: ...
+    def mix(self) -> list[float]: ...
     @property
     def stay(self) -> float: ...
     @property
-    def lead(self) -> tuple[float, float]: ...
+    def lead(self) -> list[float]: ...
 
 def solver_calls(
     solver: str, t: Sequence[float] | npt.NDArray[np.float64], dt: Sequence[float] | npt.NDArray[np.float64]
@@ -221,6 +221,16 @@ class CallableSession(Session):
         function: Callable[[dict[str, npt.NDArray[Any]]], Mapping[str, npt.ArrayLike]],
     ) -> None: ...
 
+class AddressedSession(Session):
+    """A stage as a function of (dtype, shape, address): inputs by name, and the output "y" that it writes.
+
+    "x", "residual" and "y" lie in the workspace's memory, the other inputs in this computer's.
+    """
+
+    def __init__(
+        self, inputs: Sequence[str], function: Callable[[dict[str, _Addressed], _Addressed], None]
+    ) -> None: ...
+
 def sample(
     denoiser: Session,
     controlnet: Session | None,
@@ -325,13 +335,43 @@ class Strategy:
     def slab_rows(self) -> int:
         """Rows of the output per call of the last stage; 0 for "whole"."""
 
+_Addressed: TypeAlias = tuple[str, tuple[int, ...], int]  # "f32", "bf16", "i64" or "u8"; shape; address
+
+class RowSums(Protocol):
+    """Adds up a tensor that comes in parts, channels last."""
+
+    def add(self, address: int, dtype: str, voxels: int, /) -> None: ...
+    def totals(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Per channel: sums of the values, and of their squares."""
+
+class SpilledRows(Protocol):
+    """Rows of a tensor in a place that is larger and slower."""
+
+    def write(self, first: int, count: int, address: int, /) -> None: ...
+    def read(self, first: int, count: int, address: int, /) -> None: ...
+
+class Memory(Protocol):
+    """Where the tensors between the stages of a program lie; the runtime knows addresses only."""
+
+    def allocate(self, count: int, /) -> int: ...
+    def release(self, address: int, /) -> None: ...
+    def copy(self, target: int, target_stride: int, source: int, source_stride: int, width: int, count: int, /) -> None:
+        """Copy ``count`` pieces of ``width`` bytes that begin ``stride`` bytes apart, and do not overlap."""
+
+    def move(self, target: int, source: int, count: int, /) -> None:
+        """Copy bytes that may overlap."""
+
+    def row_sums(self, channels: int, /) -> RowSums: ...
+    def spilled_rows(self, rows: int, width: int, /) -> SpilledRows: ...
+
 class Workspace:
     """Memory of programs that is kept from one run to the next: its first use takes longer than later ones.
 
-    For one run at a time; a run keeps to its strategy's predicted peak, what is kept included.
+    For one run at a time; a run keeps to its strategy's predicted peak, what is kept included. ``memory``: where it
+    comes from, if it is not this computer's own.
     """
 
-    def __init__(self) -> None: ...
+    def __init__(self, memory: Memory | None = None) -> None: ...
     @property
     def kept_bytes(self) -> int: ...
     def clear(self) -> None:
@@ -375,3 +415,18 @@ def run_program(
     ``scratch``. Returns the peak bytes of the walker's own memory: kept tensors, windows and results, not what the
     sessions hold.
     """
+
+def run_program_in(
+    workspace: Workspace,
+    program: Program,
+    open_stage: Callable[[str], Session],
+    address: int,
+    shape: tuple[int, int, int, int],
+    strategy: Strategy,
+    *,
+    sink: Callable[[int, _Addressed], None],
+    element_bytes: int,
+    stage: str = "decode",
+    observer: _Observer = None,
+) -> int:
+    """The same in the workspace's memory: stages are AddressedSessions, the input is float32 at ``address``."""

@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "core/planner.h"
 #include "core/walker.h"
+#include "sessions/addressed.h"
 
 namespace ctfast::bindings {
 
@@ -108,28 +109,63 @@ std::shared_ptr<Session> session_of(const py::object& object) {
           }};
 }
 
+// What is the same wherever the tensors are.
+struct Walk {
+  const Program& program;
+  py::function open_stage;
+  const NamedStrategy& strategy;
+  WalkOptions options;
+  Observer watch;
+
+  std::int64_t run(const TensorView& input, Arena& arena, const RowSink& sink) const {
+    const OpenStage open = [this](const Stage& stage) {
+      const py::gil_scoped_acquire lock;
+      return session_of(open_stage(stage.name));
+    };
+    const py::gil_scoped_release unlocked;
+    return run_program(program, open, input, strategy, options, arena, sink, watch).peak_bytes;
+  }
+};
+
+Walk walk_of(const Program& program, const py::function& open_stage, const NamedStrategy& strategy,
+             std::int64_t element_bytes, int threads, std::string scratch, std::string stage_name,
+             const py::object& observer) {
+  const DType element = element_bytes == 2 ? DType::bf16 : DType::f32;
+  const WalkOptions options{element, threads > 0 ? threads : available_threads(), std::move(scratch),
+                            std::move(stage_name)};
+  return {program, open_stage, strategy, options, observer_of(observer)};
+}
+
 std::int64_t run(const Program& program, const py::function& open_stage, const py::object& input,
                  const NamedStrategy& strategy, const py::function& sink, std::int64_t element_bytes, int threads,
                  std::string scratch, std::string stage_name, Arena* workspace, const py::object& observer) {
   const py::array given = contiguous(input, "input");
-  const TensorView view = view_of(given, "input");
-  const Observer watch = observer_of(observer);
-  const OpenStage open = [&](const Stage& stage) {
-    const py::gil_scoped_acquire lock;
-    return session_of(open_stage(stage.name));
-  };
   const RowSink take = [&](std::int64_t first, const TensorView& rows) {
     const py::gil_scoped_acquire lock;
     const std::vector<py::ssize_t> shape(rows.shape.begin(), rows.shape.end());
     const py::capsule borrowed(rows.data, [](void*) {});
     sink(first, py::array(py::dtype::of<float>(), shape, {}, rows.data, borrowed));
   };
-  const WalkOptions options{element_bytes == 2 ? DType::bf16 : DType::f32, threads > 0 ? threads : available_threads(),
-                            std::move(scratch), std::move(stage_name)};
+  const Walk walk = walk_of(program, open_stage, strategy, element_bytes, threads, std::move(scratch),
+                            std::move(stage_name), observer);
   Arena own;
-  const py::gil_scoped_release unlocked;
-  return run_program(program, open, view, strategy, options, workspace == nullptr ? own : *workspace, take, watch)
-      .peak_bytes;
+  return walk.run(view_of(given, "input"), workspace == nullptr ? own : *workspace, take);
+}
+
+std::int64_t run_in(Arena& workspace, const Program& program, const py::function& open_stage, std::uintptr_t address,
+                    const std::array<std::int64_t, 4>& shape, const NamedStrategy& strategy, const py::function& sink,
+                    std::int64_t element_bytes, std::string stage_name, const py::object& observer) {
+  const RowSink take = [&](std::int64_t first, const TensorView& rows) {
+    const py::gil_scoped_acquire lock;
+    sink(first, addressed(rows));
+  };
+  const Walk walk = walk_of(program, open_stage, strategy, element_bytes, 1, "", std::move(stage_name), observer);
+  const TensorView input{DType::f32, {shape.begin(), shape.end()}, reinterpret_cast<void*>(address)};
+  return walk.run(input, workspace, take);
+}
+
+std::shared_ptr<Arena> workspace_of(const py::object& memory) {
+  return memory.is_none() ? std::make_shared<Arena>() : std::make_shared<Arena>(python_memory(memory));
 }
 
 }  // namespace
@@ -153,10 +189,14 @@ void bind_program(py::module_& module) {
         return strategy.rows.empty() ? std::int64_t{0} : strategy.rows.back();
       });
 
-  py::class_<Arena>(module, "Workspace")
-      .def(py::init())
+  py::class_<Arena, std::shared_ptr<Arena>>(module, "Workspace")
+      .def(py::init(&workspace_of), py::arg("memory") = py::none())
       .def_property_readonly("kept_bytes", &Arena::kept_bytes)
       .def("clear", &Arena::clear);
+
+  module.def("run_program_in", &run_in, py::arg("workspace"), py::arg("program"), py::arg("open_stage"),
+             py::arg("address"), py::arg("shape"), py::arg("strategy"), py::kw_only(), py::arg("sink"),
+             py::arg("element_bytes"), py::arg("stage") = "decode", py::arg("observer") = py::none());
 
   const PlannerOptions defaults;
   module.def("strategies", &strategies, py::arg("program"), py::arg("size"), py::kw_only(), py::arg("element_bytes"),

@@ -7,6 +7,7 @@
 #include "bindings/session_lock.h"
 #include "core/error.h"
 #include "core/plan.h"
+#include "sessions/addressed.h"
 #include "sessions/callable.h"
 #include "sessions/openvino.h"
 
@@ -83,6 +84,9 @@ void bind_sessions(py::module_& module) {
   py::class_<CallableSession, Session, std::shared_ptr<CallableSession>>(module, "CallableSession")
       .def(py::init<std::vector<std::string>, std::vector<std::string>, py::function>(), py::arg("inputs"),
            py::arg("outputs"), py::arg("function"));
+
+  py::class_<AddressedSession, Session, std::shared_ptr<AddressedSession>>(module, "AddressedSession")
+      .def(py::init<std::vector<std::string>, py::function>(), py::arg("inputs"), py::arg("function"));
 }
 
 }  // namespace ctfast::bindings

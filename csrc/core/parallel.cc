@@ -1,17 +1,10 @@
 #include "parallel.h"
 
 #include <algorithm>
-#include <cstring>
 #include <thread>
 #include <vector>
 
 namespace ctfast {
-
-namespace {
-
-constexpr std::int64_t kLeastBytes = 1 << 20;
-
-}  // namespace
 
 int parallel_for(std::int64_t count, int threads, std::int64_t least,
                  const std::function<void(int, std::int64_t, std::int64_t)>& body) {
@@ -26,14 +19,6 @@ int parallel_for(std::int64_t count, int threads, std::int64_t least,
   }
   body(0, 0, edge(1));
   return parts;
-}
-
-void copy_bytes(void* target, const void* source, std::int64_t bytes, int threads) {
-  auto* to = static_cast<std::byte*>(target);
-  const auto* from = static_cast<const std::byte*>(source);
-  parallel_for(bytes, threads, kLeastBytes, [&](int, std::int64_t first, std::int64_t last) {
-    std::memcpy(to + first, from + first, static_cast<std::size_t>(last - first));
-  });
 }
 
 }  // namespace ctfast

@@ -12,7 +12,4 @@ namespace ctfast {
 int parallel_for(std::int64_t count, int threads, std::int64_t least,
                  const std::function<void(int part, std::int64_t first, std::int64_t last)>& body);
 
-// memcpy on several threads.
-void copy_bytes(void* target, const void* source, std::int64_t bytes, int threads);
-
 }  // namespace ctfast

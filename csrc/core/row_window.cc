@@ -1,10 +1,8 @@
 #include "row_window.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "error.h"
-#include "parallel.h"
 
 namespace ctfast {
 
@@ -28,10 +26,10 @@ void RowWindow::make_room(std::int64_t count) {
   const std::int64_t kept = (produced_ - from) * row_bytes_;
   const std::int64_t wanted = produced_ - from + count;
   if (wanted <= capacity_) {
-    std::memmove(memory_.data(), slot(from), static_cast<std::size_t>(kept));
+    arena_.memory().move(memory_.data(), slot(from), kept);
   } else {
     Arena::Block larger = arena_.allocate(wanted * row_bytes_);
-    copy_bytes(larger.data(), slot(from), kept, threads_);
+    arena_.memory().copy({larger.data(), kept}, {slot(from), kept}, kept, 1, threads_);
     memory_ = std::move(larger);
     capacity_ = wanted;
   }
@@ -46,18 +44,19 @@ std::byte* RowWindow::reserve(std::int64_t count) {
 
 void RowWindow::commit(std::int64_t count, std::int64_t skip) {
   if (skip > 0) {
-    std::memmove(slot(produced_), slot(produced_ + skip), static_cast<std::size_t>(count * row_bytes_));
+    arena_.memory().move(slot(produced_), slot(produced_ + skip), count * row_bytes_);
   }
   if (produced_ == 0 && count > 0) {
-    for (std::int64_t row = -before_; row < 0; ++row) {
-      std::memcpy(slot(row), slot(0), static_cast<std::size_t>(row_bytes_));
-    }
+    copy_edge(-before_, 0, before_);
   }
   produced_ += count;
   if (produced_ != rows_) return;
-  for (std::int64_t row = rows_; row < rows_ + after_; ++row) {
-    std::memcpy(slot(row), slot(rows_ - 1), static_cast<std::size_t>(row_bytes_));
-  }
+  copy_edge(rows_, rows_ - 1, after_);
+}
+
+// Puts copies of the row `edge` where `count` rows from `first` on are.
+void RowWindow::copy_edge(std::int64_t first, std::int64_t edge, std::int64_t count) {
+  if (count > 0) arena_.memory().copy({slot(first), row_bytes_}, {slot(edge), 0}, row_bytes_, count, threads_);
 }
 
 void RowWindow::drop_before(std::int64_t row) { needed_ = std::max(needed_, row); }

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "row_store.h"
+#include "arena.h"
 
 namespace ctfast {
 
@@ -30,6 +30,7 @@ class RowWindow {
  private:
   std::byte* slot(std::int64_t row) const { return memory_.data() + (row - first_) * row_bytes_; }
   void make_room(std::int64_t count);
+  void copy_edge(std::int64_t first, std::int64_t edge, std::int64_t count);
 
   Arena& arena_;
   std::int64_t rows_;

@@ -80,8 +80,8 @@ CTFAST_CLONES void add_bf16(const std::uint16_t* values, std::int64_t voxels, st
 
 ChannelSums::ChannelSums(std::int64_t channels)
     : channels_(channels),
-      sums_(static_cast<std::size_t>(channels), 0.0),
-      squares_(static_cast<std::size_t>(channels), 0.0) {}
+      totals_{std::vector<double>(static_cast<std::size_t>(channels)),
+              std::vector<double>(static_cast<std::size_t>(channels))} {}
 
 void ChannelSums::add(const void* values, DType dtype, std::int64_t voxels, int threads) {
   if (dtype != DType::f32 && dtype != DType::bf16) throw Error(ErrorKind::plan, "statistics of a tensor of integers");
@@ -99,24 +99,23 @@ void ChannelSums::add(const void* values, DType dtype, std::int64_t voxels, int 
   });
   for (std::size_t part = 0; part < parts; ++part) {
     for (std::size_t c = 0; c < count; ++c) {
-      sums_[c] += partial[part * 2 * count + c];
-      squares_[c] += partial[(part * 2 + 1) * count + c];
+      totals_.sums[c] += partial[part * 2 * count + c];
+      totals_.squares[c] += partial[(part * 2 + 1) * count + c];
     }
   }
-  voxels_ += voxels;
 }
 
-ChannelSums::ScaleShift ChannelSums::normalisation(const GroupNorm& norm) const {
-  const auto channels = static_cast<std::size_t>(channels_);
+ScaleShift normalisation(const ChannelTotals& totals, std::int64_t voxels, const GroupNorm& norm) {
+  const std::size_t channels = totals.sums.size();
   const std::size_t width = channels / static_cast<std::size_t>(norm.groups);
-  const double count = static_cast<double>(voxels_) * static_cast<double>(width);
+  const double count = static_cast<double>(voxels) * static_cast<double>(width);
   ScaleShift result{std::vector<float>(channels), std::vector<float>(channels)};
   for (std::size_t first = 0; first < channels; first += width) {
     double sum = 0.0;
     double square = 0.0;
     for (std::size_t c = first; c < first + width; ++c) {
-      sum += sums_[c];
-      square += squares_[c];
+      sum += totals.sums[c];
+      square += totals.squares[c];
     }
     const double mean = sum / count;
     const double variance = std::max(square / count - mean * mean, 0.0);

@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
-#include <optional>
 #include <utility>
 #include <vector>
 
+#include "arena.h"
 #include "error.h"
-#include "row_store.h"
 #include "row_window.h"
 #include "statistics.h"
 
@@ -33,7 +32,7 @@ struct Running {
   std::int64_t next = 0;      // first one not computed yet
   Reader input;
   Reader residual;
-  ChannelSums::ScaleShift norm;
+  ScaleShift norm;
 };
 
 class Walker {
@@ -52,7 +51,8 @@ class Walker {
                                 static_cast<std::int64_t>(size_of(options.element)))),
         stores_(program.tensors().size()),
         sums_(program.tensors().size()) {
-    stores_[Program::kInput] = memory_rows(static_cast<std::byte*>(input.data), bytes_of_row(0), bytes_of_row(0));
+    stores_[Program::kInput] =
+        memory_rows(arena.memory(), static_cast<std::byte*>(input.data), bytes_of_row(0), bytes_of_row(0));
     for (const Pass& pass : schedule_.passes) {
       for (const int stage : pass.stages) {
         total_calls_ += (raw_rows(stage) + strategy.rows[at(stage)] - 1) / strategy.rows[at(stage)];
@@ -98,6 +98,11 @@ class Walker {
 
   std::int64_t rows_of(int tensor) const { return extents_[at(tensor)][0]; }
 
+  std::int64_t voxels_of(int tensor) const {
+    const Extent3& extent = extents_[at(tensor)];
+    return extent[0] * extent[1] * extent[2];
+  }
+
   std::int64_t raw_rows(int stage) const { return Program::raw_rows(program_.stages()[at(stage)], extents_); }
 
   Shape shape_of(int tensor, std::int64_t rows) const {
@@ -130,7 +135,7 @@ class Walker {
       const bool direct = schedule_.places[at(tensor)].direct;
       results_.push_back(direct ? Arena::Block() : arena_.allocate(running_.at(stage).rows * bytes_of_row(tensor)));
       if (program_.tensors()[at(tensor)].normed) {
-        sums_[at(tensor)] = ChannelSums(program_.tensors()[at(tensor)].channels);
+        sums_[at(tensor)] = arena_.memory().row_sums(program_.tensors()[at(tensor)].channels);
       }
     }
     // All sinks of a pass have the same extents and rows per call, so they go in step. What they computed is put away
@@ -158,10 +163,10 @@ class Walker {
       const int tensor = program_.stages()[at(sink)].output;
       const Place& place = schedule_.places[at(tensor)];
       if (place.slot >= 0) {
-        new_stores_[tensor] = memory_rows(slots_[at(place.slot)].data() + place.offset, bytes_of_row(tensor),
-                                          schedule_.slots[at(place.slot)].row_bytes);
+        new_stores_[tensor] = memory_rows(arena_.memory(), slots_[at(place.slot)].data() + place.offset,
+                                          bytes_of_row(tensor), schedule_.slots[at(place.slot)].row_bytes);
       } else if (tensor != program_.output() && strategy_.keep[at(tensor)] == Keep::spill) {
-        new_stores_[tensor] = scratch_rows(options_.scratch, bytes_of_row(tensor));
+        new_stores_[tensor] = arena_.memory().spilled_rows(options_.scratch, rows_of(tensor), bytes_of_row(tensor));
       }
     }
   }
@@ -174,7 +179,7 @@ class Walker {
     running.raw_rows = raw_rows(number);
     running.session = open_stage_(stage);
     running.held = std::unique_lock(running.session->in_use());
-    if (stage.norm) running.norm = sums_[at(stage.input)]->normalisation(*stage.norm);
+    if (stage.norm) running.norm = normalisation(sums_[at(stage.input)]->totals(), voxels_of(stage.input), *stage.norm);
     running_.emplace(number, std::move(running));
   }
 
@@ -371,7 +376,7 @@ class Walker {
 
   std::vector<Arena::Block> slots_;
   std::vector<std::unique_ptr<RowStore>> stores_;  // of each tensor that is kept now
-  std::vector<std::optional<ChannelSums>> sums_;
+  std::vector<std::unique_ptr<RowSums>> sums_;
 
   // Of the pass that runs.
   const Pass* pass_ = nullptr;

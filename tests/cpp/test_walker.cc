@@ -287,7 +287,7 @@ void statistics() {
   }
   const ctfast::GroupNorm norm{3, 1e-6, {1, 2, 3, 4, 5, 6}, {0, 1, 0, -1, 0, 2}};
   const auto expect = [&](const ctfast::ChannelSums& sums, const std::vector<float>& given) {
-    const ctfast::ChannelSums::ScaleShift found = sums.normalisation(norm);
+    const ctfast::ScaleShift found = ctfast::normalisation(sums.totals(), voxels, norm);
     for (std::size_t c = 0; c < 6; ++c) {
       double mean = 0.0;
       double variance = 0.0;
@@ -310,7 +310,6 @@ void statistics() {
       parts.add(halves.data() + first * channels, ctfast::DType::bf16, std::min<std::int64_t>(1700, voxels - first),
                 threads);
     }
-    CHECK(parts.voxels() == voxels);
     expect(parts, rounded);
   }
 }
