@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RequestError
+from . import evaluate_report
 from .common import ProgressBar, emit, load_engine
 from .extras import import_extra
 
@@ -66,11 +67,13 @@ def run(args: argparse.Namespace) -> int:
     """Run what ``wanted`` saw."""
     from ..io.atomic import OutputFiles
     from ..io.files import check_writable
+    from ..observer import observer_of
 
     if args.reference is None:
         raise RequestError(f"'{args.generated}': expected a set to compare it with: --reference FOLDER")
     if args.output is not None:
         check_writable(args.output)
+    evaluate_report.check(args)
     module = import_extra("ctfast.evaluate.run", "evaluating", "evaluate")
     engine = load_engine(args) if args.round_trip else None
     with ProgressBar(args) as progress:
@@ -89,10 +92,15 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             progress=progress,
         )
-    if args.output is not None:
-        content = result.to_json().encode()
-        with OutputFiles() as files:
-            files.add(Path(args.output), lambda file: file.write(content))
+        contents = {} if args.output is None else {args.output: result.to_json()}
+        if args.report is not None:
+            from ..evaluate.report import report_page
+
+            page = report_page(result, observer=observer_of(progress), **evaluate_report.looks(args))
+            contents[args.report] = page
+    with OutputFiles() as files:
+        for path, content in contents.items():
+            files.add_text(Path(path), content)
     emit(args, result.as_dict(), _table(result))
     return 0
 
