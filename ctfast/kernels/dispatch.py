@@ -30,7 +30,11 @@ _ON_CPU: ContextVar[bool] = ContextVar("interpreter_on_cpu", default=False)
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """``triton.jit``, or the function as it is where there is no triton."""
+    """``triton.jit``, or the function as it is where there is no triton.
+
+    Arguments are annotated ``tl.tensor`` (pointers and numbers) or ``tl.constexpr``: the compiler looks annotations up,
+    and knows no names but those of ``tl``.
+    """
     return function if triton is None else triton.jit(function)
 
 
