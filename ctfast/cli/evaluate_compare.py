@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     contents = {} if args.output is None else {args.output: found.to_json()}
     if args.report is not None:
         with ProgressBar(args) as progress:
-            page = compare_page(found, observer=observer_of(progress), **evaluate_report.looks(args))
+            bases = [Path(path).parent for path in args.compare]
+            page = compare_page(found, bases=bases, observer=observer_of(progress), **evaluate_report.looks(args))
         contents[args.report] = page
     with OutputFiles() as files:
         for path, content in contents.items():

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
     result = Evaluation.load(Path(args.saved))
     with ProgressBar(args) as progress:
-        write_report(result, args.report, progress=progress, **looks(args))
+        write_report(result, args.report, base=Path(args.saved).parent, progress=progress, **looks(args))
     emit(args, {"report": args.report}, f"{args.report}: report of '{args.saved}'")
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -129,14 +129,14 @@ def _compared(
     if not is_figure(old.value) or not is_figure(new.value):
         return told(REFUSED, "one of the results has no value")
     difference = new.value - old.value
-    samples = _samples(old, runs[0]), _samples(new, runs[1])
-    if samples[0] is not None and samples[1] is not None:
-        paired = samples[0].keys() == samples[1].keys()
+    first, second = _samples(old, runs[0]), _samples(new, runs[1])
+    if first is not None and second is not None:
+        paired = first.keys() == second.keys()
         how = "paired" if paired else "volumes"
-        count = min(len(each) for each in samples)
+        count = min(len(first), len(second))
         if count < _FEWEST:
             return told(UNCLEAR, f"{count} volumes are too few to tell; {_FEWEST} are needed", None, difference)
-        bounds = _drawn(samples, _form(new.name), paired, replicates, seed)
+        bounds = _drawn(first, second, _form(new.name), paired, replicates, seed)
         clear = bounds[0] is not None and bounds[1] is not None and (bounds[0] > 0 or bounds[1] < 0)
         drawn = "the same volumes drawn in both" if paired else "volumes drawn apart"
         why = f"the interval of the difference {'does not hold' if clear else 'holds'} 0 ({drawn})"
@@ -191,10 +191,14 @@ def _column(result: Evaluation, which: str, key: str) -> dict[str, float]:
 
 
 def _drawn(
-    samples: Sequence[dict[str, float] | None], form: Callable[[Any], Any], paired: bool, replicates: int, seed: int
+    old: Mapping[str, float],
+    new: Mapping[str, float],
+    form: Callable[[Any], Any],
+    paired: bool,
+    replicates: int,
+    seed: int,
 ) -> Interval:
-    old, new = (dict(sorted((each or {}).items())) for each in samples)
-    first, second = np.array(list(old.values())), np.array(list(new.values()))
+    first, second = (np.array([each[name] for name in sorted(each)]) for each in (old, new))
     random = np.random.default_rng(seed)
     found = []
     for _ in range(replicates):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..errors import RequestError
 from ..io.files import NOTICE
@@ -11,7 +12,7 @@ from .charts import Dot, Series, spark
 from .compare import BETTER, WORSE, ComparedMetric, Comparison, Figure
 from .compare_text import summary
 from .montage import Window, windows_of
-from .report import PICTURES
+from .report import PICTURES, PathLike
 from .report_charts import Run, charts_of
 from .report_html import Html, bullets, division, document, heading, interval, number, paragraph, section, span, table
 from .report_pictures import Gallery, cases, namesakes
@@ -28,23 +29,27 @@ def compare_page(
     windows: Sequence[str] | None = None,
     pictures: int = PICTURES,
     seed: int = 0,
+    bases: Sequence[PathLike | None] = (None, None),
     observer: Observer,
 ) -> str:
     """The page as text: both runs' figures and charts, volumes of the same name beside each other, the worst of each.
 
     Volumes are read one at a time from the folders that the results name; where they are gone, the page says so. The
-    arguments are those of ``report.report_page``, and so are the errors.
+    arguments are those of ``report.report_page``, with a base for each of the two, and so are the errors.
     """
     shown = windows_of(windows)
     if pictures < 0:
         raise RequestError(f"pictures: expected a whole number from 0 on, found {pictures}")
-    galleries = [Gallery.of(result) for result in (found.old, found.new)]
+    galleries = [
+        Gallery.of(result, None if base is None else Path(base))
+        for result, base in zip((found.old, found.new), bases, strict=True)
+    ]
     charts = charts_of([Run(OLD, found.old), Run(NEW, found.new)])
     sections = [
         section("What was compared", _compared(found, galleries)),
         section("Verdict", _verdict(found)),
         section("Metrics", _metrics(found)),
-        section("Charts", [division("grid", charts)] if charts else [paragraph("There are no figures to draw.")]),
+        section("Charts", [division("charts", charts)] if charts else [paragraph("There are no figures to draw.")]),
         section("Volumes", namesakes(galleries, shown, pictures, seed, observer)),
         section("Worst cases", _worst(found, galleries, shown, observer)),
     ]

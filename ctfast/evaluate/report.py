@@ -44,6 +44,7 @@ def write_report(
     windows: Sequence[str] | None = None,
     pictures: int = PICTURES,
     seed: int = 0,
+    base: PathLike | None = None,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> None:
@@ -55,7 +56,8 @@ def write_report(
         CancelledError: ``progress`` or ``cancel`` asked to stop.
     """
     check_writable(path)
-    page = report_page(result, windows=windows, pictures=pictures, seed=seed, observer=observer_of(progress, cancel))
+    observer = observer_of(progress, cancel)
+    page = report_page(result, windows=windows, pictures=pictures, seed=seed, base=base, observer=observer)
     with OutputFiles() as files:
         files.add_text(Path(path), page)
 
@@ -66,6 +68,7 @@ def report_page(
     windows: Sequence[str] | None = None,
     pictures: int = PICTURES,
     seed: int = 0,
+    base: PathLike | None = None,
     observer: Observer,
 ) -> str:
     """The page as text. Volumes are read one at a time from the folders that the result names; where they are gone, the
@@ -76,12 +79,13 @@ def report_page(
         windows: Names of ``montage.WINDOWS``, the first of which is also shown with outlines of labels.
         pictures: How many volumes of each set to show besides the worst cases, drawn at random.
         seed: Of that draw.
+        base: Folder where relative paths of the result may start, besides the working folder.
         observer: Told of each picture.
     """
     shown = windows_of(windows)
     if pictures < 0:
         raise RequestError(f"pictures: expected a whole number from 0 on, found {pictures}")
-    gallery = Gallery.of(result)
+    gallery = Gallery.of(result, None if base is None else Path(base))
     charts = charts_of([Run(GENERATED, result)])
     listed = worst_cases(result)
     sections = [
@@ -89,7 +93,8 @@ def report_page(
         section("Verdict", _verdict(result)),
         section("Metrics", [metrics_table(result), *left_out(result)]),
         section(
-            "Charts", [division("grid", charts)] if charts else [paragraph("There are no figures per volume to draw.")]
+            "Charts",
+            [division("charts", charts)] if charts else [paragraph("There are no figures per volume to draw.")],
         ),
         section("Volumes", montage(result, gallery, shown, pictures, seed, observer)),
         section("Worst cases", _worst(cases(listed, gallery, shown, observer))),
@@ -179,5 +184,5 @@ def left_out(result: Evaluation) -> list[Html]:
 def _worst(found: list[Html]) -> list[Html]:
     if not found:
         return [paragraph("There are no figures per volume by which some would be worse than others.")]
-    about = "The two volumes that are farthest out by each figure. One of them always is; that alone is no fault."
+    about = "The two volumes that are farthest out by each figure. Some always are, which alone is no fault."
     return [paragraph(about), *found]

@@ -27,10 +27,10 @@ caption { text-align: left; padding-bottom: .3rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { background: var(--shade); }
 td { font-variant-numeric: tabular-nums; }
-.hash { overflow-wrap: anywhere; }
+.hash { display: inline-block; width: 9.5rem; overflow-wrap: anywhere; }
 .worse { color: #d55e00; font-weight: 600; } .better { color: #008a64; font-weight: 600; }
 tbody th { font-weight: 600; white-space: nowrap; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 37rem), 1fr)); gap: 1rem; }
+.charts { columns: 2 34rem; column-gap: 2rem; } .charts figure { margin-bottom: 1.2rem; }
 .pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; margin: .8rem 0;
   align-items: start; }
 figure { margin: 0; break-inside: avoid; }

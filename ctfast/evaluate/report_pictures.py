@@ -28,15 +28,18 @@ class Gallery:
     lost: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, result: Evaluation) -> Gallery:
-        """Look for the sets; one that is gone is no error."""
+    def of(cls, result: Evaluation, base: Path | None = None) -> Gallery:
+        """Look for the sets; one that is gone is no error. ``base`` is where else relative paths may start."""
         gallery = cls()
         for which in SETS:
             folder: SetOfVolumes | None = getattr(result, which)
             if folder is None:
                 continue
+            path = Path(folder.path)
+            if base is not None and not path.is_dir():
+                path = base / path
             try:
-                found = find_set(Path(folder.path)).items[: folder.volumes]
+                found = find_set(path).items[: folder.volumes]
                 gallery.items[which] = {item.name: item for item in found}
             except RequestError as error:
                 gallery.lost[which] = str(error)
@@ -68,7 +71,7 @@ def montage(
 ) -> list[Html]:
     """A random sample of generated volumes beside reference ones; beside their namesakes if the sets are paired."""
     made = sample(gallery.names("generated"), count, seed)
-    real = made if result.paired else sample(gallery.names("reference"), count, seed)
+    real = made if result.paired and made else sample(gallery.names("reference"), count, seed)
     parts = [paragraph(_how_shown(windows)), paragraph(f"{NOTICE} The left column is generated, the right one real.")]
     parts += [paragraph(f"No pictures of the {which} set: {why}.") for which, why in gallery.lost.items()]
     for index in range(max(len(made), len(real))):
