@@ -74,8 +74,18 @@ class Route:
 class Routes:
     """The ways to run one network of a plan, in one precision."""
 
-    def __init__(self, native: Any, plan: Plan, network: str, precision: str, element_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        native: Any,
+        plan: Plan,
+        network: str,
+        precision: str,
+        element_bytes: int | None = None,
+        whole: bool = True,
+    ) -> None:
         """``element_bytes`` of a tensor between two stages: 2 or 4; None: the precision's own.
+
+        ``whole``: whether it may be called as a whole where it has a program.
 
         PlanError if the network's program does not fit together.
         """
@@ -84,6 +94,7 @@ class Routes:
         self.element_bytes = ELEMENT_BYTES[precision] if element_bytes is None else element_bytes
         self._native = native
         self._manifest = plan.manifest
+        self._may_be_whole = whole
         entry = plan.manifest.networks.get(network)
         self.program: Program | None = None if entry is None else entry.program
         self.native_program: _native.Program | None = None
@@ -114,7 +125,11 @@ class Routes:
             fits = whole is None or whole <= left
             return [Route(WHOLE, None if whole is None else whole + result, 1.0, 0, 0.0, fits)]
         strategies = self._native.strategies(
-            self.native_program, size, element_bytes=self.element_bytes, budget=max(left, 0), whole_bytes=whole
+            self.native_program,
+            size,
+            element_bytes=self.element_bytes,
+            budget=max(left, 0),
+            whole_bytes=whole if self._may_be_whole else None,
         )
         return [
             Route(

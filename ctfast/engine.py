@@ -258,12 +258,49 @@ class Engine:
 
     def _sample(self, job: Job, timings: dict[str, float], observer: Observer) -> NDArray[np.float32]:
         with _timed(timings, "prepare"):
-            denoiser = self._sessions.get("denoiser", dropped=job.mask is None)
-            controlnet = None if job.mask is None else self._sessions.get("controlnet")
-        condition = None
+            # What a backend opens, its loop knows.
+            denoiser: Any = self._sessions.get("denoiser", dropped=job.mask is None)
+            controlnet: Any = None if job.mask is None else self._sessions.get("controlnet")
+        embeddings: list[Any] = []
         if job.mask is not None:
             with _timed(timings, "condition"):
-                condition = self._condition(job, observer)
+                embeddings = self._embeddings(job, observer)
+        with _timed(timings, "sample"):
+            device = self._sessions.backend.on_device
+            if device is None or job.method != "flow":
+                latent = self._sample_here(job, denoiser, controlnet, embeddings, observer)
+            else:
+                t, dt = self._time_grid(job)
+                latent = device.sample(
+                    denoiser,
+                    controlnet,
+                    t=t,
+                    dt=dt,
+                    solver=job.solver,
+                    shape=job.latent_shape,
+                    seed=job.seed,
+                    sample=job.sample,
+                    latents=job.latents,
+                    class_label=job.class_label,
+                    spacing=job.spacing,
+                    regions=job.regions or (None, None),
+                    embeddings=embeddings,
+                    guidance=job.guidance,
+                    observer=observer,
+                )
+        for use in sampling_uses(job):
+            self._sessions.note(use)
+        return latent
+
+    def _sample_here(
+        self,
+        job: Job,
+        denoiser: Any,
+        controlnet: Any,
+        embeddings: Sequence[Any],
+        observer: Observer,
+    ) -> NDArray[np.float32]:
+        """By the runtime's own loop, with tensors in this computer's memory."""
         schedule = self.manifest.schedule
         settings: dict[str, Any] = {"method": job.method, "train_steps": schedule.train_steps, "steps": job.steps}
         if job.method == "flow":
@@ -272,26 +309,23 @@ class Engine:
         else:
             settings["beta_start"], settings["beta_end"] = schedule.beta_start, schedule.beta_end
         top, bottom = job.regions or (None, None)
-        with _timed(timings, "sample"):
-            latent: NDArray[np.float32] = self._native.sample(
-                denoiser,
-                controlnet,
-                shape=job.latent_shape,
-                seed=job.seed,
-                sample=job.sample,
-                latents=job.latents,
-                class_label=job.class_label,
-                spacing=job.spacing if self.manifest.conditioning.spacing else None,
-                top_region=top,
-                bottom_region=bottom,
-                condition=condition,
-                guidance=job.guidance,
-                guidance_kind=job.guidance_kind,
-                observer=observer,
-                **settings,
-            )
-        for use in sampling_uses(job):
-            self._sessions.note(use)
+        latent: NDArray[np.float32] = self._native.sample(
+            denoiser,
+            controlnet,
+            shape=job.latent_shape,
+            seed=job.seed,
+            sample=job.sample,
+            latents=job.latents,
+            class_label=job.class_label,
+            spacing=job.spacing if self.manifest.conditioning.spacing else None,
+            top_region=top,
+            bottom_region=bottom,
+            condition=np.concatenate([np.asarray(each) for each in embeddings]) if embeddings else None,
+            guidance=job.guidance,
+            guidance_kind=job.guidance_kind,
+            observer=observer,
+            **settings,
+        )
         return latent
 
     def _time_grid(self, job: Job) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -309,19 +343,26 @@ class Engine:
         )
         return grid
 
-    def _condition(self, job: Job, observer: Observer) -> NDArray[np.float32]:
-        """The ControlNet's condition embedding of the mask; constant over the steps, so computed once."""
+    def _embeddings(self, job: Job, observer: Observer) -> list[Any]:
+        """The ControlNet's condition embeddings of the mask; constant over the steps, so computed once.
+
+        Arrays, or tensors where the backend keeps them on its device.
+        """
         if job.mask is None or self.manifest.labels is None:
             raise RequestError("mask: there is none to compute a condition from")
         maps = self._family.condition_maps(self.manifest, job.mask.labels, job.guidance_kind)
-        session = self._sessions.get("controlnet_condition")
-        embeddings = []
+        session: Any = self._sessions.get("controlnet_condition")
+        bits, device = self.manifest.labels.bits, self._sessions.backend.on_device
+        embeddings: list[Any] = []
         for done, labels in enumerate(maps):
             report(observer, "condition", done, len(maps))
-            bits = self._native.label_bits(labels, self.manifest.labels.bits)
-            embeddings.append(session.run({"condition": bits[np.newaxis]})["condition_embedding"])
+            if device is None:
+                planes = self._native.label_bits(labels, bits)
+                embeddings.append(session.run({"condition": planes[np.newaxis]})["condition_embedding"])
+            else:
+                embeddings.append(device.embed(session, labels, bits))
         report(observer, "condition", len(maps), len(maps))
-        return np.concatenate(embeddings)
+        return embeddings
 
     def _decode(
         self, computed: _Computed, latent: NDArray[np.float32], route: Route | None, observer: Observer

@@ -89,7 +89,8 @@ class Sessions:
     def workspace(self, network: str) -> _native.Workspace:
         """Memory for the program of a network, kept from one run to the next."""
         if network not in self._workspaces:
-            self._workspaces[network] = self._native.Workspace()
+            device = self.backend.on_device
+            self._workspaces[network] = self._native.Workspace() if device is None else device.workspace()
         return self._workspaces[network]
 
     def kept_bytes(self) -> int:
@@ -131,7 +132,7 @@ class Sessions:
         What the networks hold from an earlier call of the same size counts as free, since they use it again, and so
         does what their workspaces keep. None where nobody can tell.
         """
-        free = free_bytes() if memory is None else None
+        free = self._free_bytes() if memory is None else None
         if free is None:
             return memory
         for use in uses:
@@ -142,6 +143,11 @@ class Sessions:
             if (use.network, use.dropped) not in self._open and entry is not None and entry.footprint is not None:
                 free -= entry.footprint.loaded_bytes
         return max(free, 0)
+
+    def _free_bytes(self) -> int | None:
+        device = self.backend.on_device
+        free = None if device is None else device.free_bytes()
+        return free_bytes() if free is None else free
 
     def release(self, networks: Iterable[str] | None = None) -> bool:
         """Give up some networks, or all, with the memory they hold; whether there were any."""

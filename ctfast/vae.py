@@ -38,7 +38,9 @@ class Vae:
         if network not in self._routes:
             precision = self._sessions.precision(network)
             element_bytes = self._sessions.element_bytes(network)
-            self._routes[network] = Routes(self._native, self._plan, network, precision, element_bytes)
+            device = self._sessions.backend.on_device
+            whole = device is None or not device.stages_only
+            self._routes[network] = Routes(self._native, self._plan, network, precision, element_bytes, whole)
         return self._routes[network]
 
     def decode(self, latent: NDArray[np.float32], job: Job, observer: Observer) -> NDArray[np.float32]:
@@ -71,14 +73,16 @@ class Vae:
         volume = np.empty((z, y, x), np.int16)
         labels = None if job.mask is None else job.mask.labels.T
 
-        def sink(first: int, image: NDArray[np.float32]) -> None:
+        def sink(first: int, image: NDArray[Any]) -> None:
             after = first + len(image)
-            volume[first:after] = self.intensities(image[..., 0], None if labels is None else labels[first:after])
+            final = image.dtype == np.int16
+            found = None if labels is None else labels[first:after]
+            volume[first:after] = image if final else self.intensities(image[..., 0], found)
             put(volume[first:after])
 
         # The same as the runtime does to the latent in front of the whole network.
         rows = np.ascontiguousarray(latent.transpose(3, 2, 1, 0)) / np.float32(self._manifest.latent.scale_factor)
-        self._run("vae_decoder", route, rows, sink, "decode", observer)
+        self._run("vae_decoder", route, rows, sink, "decode", observer, labels)
         finished: NDArray[np.int16] = volume.T
         return finished
 
@@ -113,9 +117,7 @@ class Vae:
             None if labels is None else np.ascontiguousarray(labels),
             intensity.scale,
             intensity.offset,
-            -np.inf if intensity.low is None else intensity.low,
-            np.inf if intensity.high is None else intensity.high,
-            int(intensity.air),
+            *self._limits(),
             rounding,
         )
         return converted
@@ -125,11 +127,15 @@ class Vae:
         network: str,
         route: Route,
         rows: NDArray[np.float32],
-        sink: Callable[[int, NDArray[np.float32]], None],
+        sink: Callable[[int, NDArray[Any]], None],
         stage: str,
         observer: Observer,
+        labels: NDArray[np.uint16] | None = None,
     ) -> None:
-        """Run a program on ``rows`` (z, y, x, channels); ``sink`` gets finished rows, valid during the call only."""
+        """Run a program on ``rows`` (z, y, x, channels); ``sink`` gets finished rows, valid during the call only.
+
+        On a device the decoder's are intensities (int16) already, with air where ``labels`` are 0.
+        """
         routes = self.routes(network)
         program = routes.program
         if program is None or routes.native_program is None or route.strategy is None:
@@ -137,9 +143,28 @@ class Vae:
         stages = {each.name: each for each in program.stages}
         # What the whole network holds from an earlier call counts as free.
         self._sessions.release_whole([network])
+
+        def open_stage(name: str) -> Any:
+            return self._sessions.stage(network, stages[name], program.input, program.output)
+
+        device = self._sessions.backend.on_device
+        if device is not None:
+            device.run_program(
+                self._sessions.workspace(network),
+                routes.native_program,
+                open_stage,
+                rows,
+                route.strategy,
+                take=sink,
+                intensities=self._on_device(labels) if network == "vae_decoder" else None,
+                element_bytes=routes.element_bytes,
+                stage=stage,
+                observer=observer,
+            )
+            return
         self._native.run_program(
             routes.native_program,
-            lambda name: self._sessions.stage(network, stages[name], program.input, program.output),
+            open_stage,
             rows,
             route.strategy,
             sink=sink,
@@ -150,6 +175,19 @@ class Vae:
             workspace=self._sessions.workspace(network),
             observer=observer,
         )
+
+    def _on_device(self, labels: NDArray[np.uint16] | None) -> Any:
+        """The same as ``intensities`` for rows on a device."""
+        from .backends.torch_rows import Intensities
+
+        limits = self._limits()
+        return Intensities(self._manifest.intensity.scale, self._manifest.intensity.offset, *limits, labels)
+
+    def _limits(self) -> tuple[float, float, int]:
+        """Lowest and highest intensity, and that of air."""
+        intensity = self._manifest.intensity
+        low = -np.inf if intensity.low is None else intensity.low
+        return low, np.inf if intensity.high is None else intensity.high, int(intensity.air)
 
 
 def _size(image: NDArray[Any]) -> Size3:

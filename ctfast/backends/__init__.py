@@ -21,6 +21,7 @@ from ..errors import DeviceError, RequestError
 if TYPE_CHECKING:
     from .. import _native
     from ..manifest import PlanManifest
+    from .torch_device import TorchDevice
 
 __all__ = ["AUTO", "BACKENDS", "Backend", "Source", "checked_backend", "checked_device", "open_backend", "survey"]
 
@@ -51,6 +52,10 @@ class Source:
 
 class Backend(Protocol):
     """A plan's networks on a device."""
+
+    @property
+    def on_device(self) -> TorchDevice | None:
+        """What samples and runs programs without this computer's memory in between; None: the runtime's own loops."""
 
     @property
     def name(self) -> str:

@@ -55,6 +55,7 @@ class Opened:
     """A plan's networks through ONNX Runtime."""
 
     name = "onnxruntime"
+    on_device = None
 
     def __init__(self, source: Source) -> None:
         """The plan and how to run it; device "auto" is the CPU."""

@@ -34,6 +34,7 @@ class Opened:
     """A plan's networks through OpenVINO, which uses the weights where they lie in the plan's memory."""
 
     name = "openvino"
+    on_device = None
     device = "cpu"
 
     def __init__(self, source: Source) -> None:

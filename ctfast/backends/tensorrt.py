@@ -105,6 +105,7 @@ class Opened:
     """A plan's networks through TensorRT."""
 
     name = "tensorrt"
+    on_device = None
 
     def __init__(self, source: Source) -> None:
         """The plan and how to run it; device "auto" is the first GPU."""

@@ -10,16 +10,15 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..manifest_program import stage_section
+from ..sessions import ELEMENT_BYTES
 from . import Source, ir
 from .ir import check_names
 
 if TYPE_CHECKING:
     from .. import _native
     from ..manifest import PlanManifest
+    from .torch_device import TorchDevice
     from .torch_graph import Graph
 
 __all__ = ["Opened", "can_use", "lacking"]
@@ -64,7 +63,10 @@ class Opened:
         self._source = source
         found = "cuda" if self._torch.cuda.is_available() else "cpu"
         self.device = found if source.device == "auto" else source.device
-        self._threads = source.threads or _native.build_info()["threads"]
+        device: Any = import_module("ctfast.backends.torch_device")
+        self.on_device: TorchDevice = device.TorchDevice(
+            self._torch.device(self.device), source.threads or _native.build_info()["threads"]
+        )
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -92,20 +94,20 @@ class Opened:
         return self.precision(network)
 
     def element_bytes(self, network: str) -> int:
-        """Tensors between stages go through NumPy, which has no bf16."""
-        return 4
+        """Tensors between stages are what convolutions give."""
+        return ELEMENT_BYTES[self.precision(network)]
 
     def open(self, network: str, drop: Sequence[str] = ()) -> _native.Session:
         """Open ``<network>/model.xml`` over ``<network>/model.bin``; see ``Backend``."""
         entry = self._source.manifest.networks[network]
         graph = self._graph(network, f"{network}/model.xml", entry.inputs, entry.outputs, drop)
-        session = self._session(graph)
+        session = self.on_device.session(graph)
         check_names(self._source.manifest, network, session, drop)
         return session
 
     def open_stage(self, network: str, stage: str, half_io: Sequence[str] = ()) -> _native.Session:
         """Open a stage's graph over ``<network>/model.bin``; see ``Backend``."""
-        return self._session(self._graph(network, stage_section(network, stage), (), ("y",), ()))
+        return self.on_device.stage(self._graph(network, stage_section(network, stage), (), ("y",), ()))
 
     def _graph(
         self, network: str, section: str, inputs: Sequence[str], outputs: Sequence[str], drop: Sequence[str]
@@ -123,15 +125,3 @@ class Opened:
             {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision(network), torch.float32),
             drop,
         )
-
-    def _session(self, graph: Graph) -> _native.Session:
-        torch = self._torch
-
-        def run(given: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-            # Of this thread: OpenMP keeps the number by thread.
-            if torch.get_num_threads() != self._threads:
-                torch.set_num_threads(self._threads)
-            results = graph.run({name: torch.from_numpy(array) for name, array in given.items()})
-            return {name: result.cpu().numpy() for name, result in results.items()}
-
-        return self._native.CallableSession(list(graph.inputs), list(graph.outputs), run)

@@ -92,21 +92,30 @@ class Graph:
                 raise PlanError(f"{title}: backend 'torch' does not know its operation '{layer.kind}'. Use 'openvino'")
         self._finish()
 
-    @torch.inference_mode()
+    @property
+    def dtype(self) -> torch.dtype:
+        """What convolutions are computed in."""
+        return self._dtype
+
     def run(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs by name, float32; ``given`` are tensors on any device. RequestError: they are not the inputs."""
+        return {name: result.float() for name, result in self.compute(given).items()}
+
+    @torch.inference_mode()
+    def compute(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same in the type that each output comes in."""
         if given.keys() != self.inputs.keys():
             raise RequestError(f"{self._title} takes {sorted(self.inputs)}, and was given {sorted(given)}")
         values = dict(self._known)
         for name, slot in self.inputs.items():
             values[slot] = given[name].to(self._device)
         # In float32 means in float32 on a GPU too, whose default is less (TF32).
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
             for step in self._steps:
                 _carry_out(step, values)
                 for slot in step.last:
                     del values[slot]
-        return {name: values[slot].float() for name, slot in self.outputs.items()}
+        return {name: values[slot] for name, slot in self.outputs.items()}
 
     def _constant(self, layer: Layer, weights: memoryview) -> Tensor:
         """Weights go to the device; whole numbers, which are shapes and axes, stay where Python reads them."""

@@ -157,17 +157,23 @@ def test_exact_in_stages(built: Built, place: tuple[str, str], name: str, budget
     stages = {stage.name: stage for stage in program.stages}
     staged = [route for route in routes.all(given.shape[2:], budget) if route.strategy is not None]
     assert {route.name for route in staged} == {"in_place", "spill", "recompute"}
+    device = sessions.backend.on_device
+
+    def open_stage(stage: str) -> Any:
+        return sessions.stage(name, stages[stage], program.input, program.output)
+
     for route in staged:
         parts: list[Any] = []
-        _native.run_program(
-            native,
-            lambda stage: sessions.stage(name, stages[stage], program.input, program.output),
-            rows,
-            route.strategy,
-            sink=lambda _, part, parts=parts: parts.append(part.copy()),
-            element_bytes=routes.element_bytes,
-            threads=1,
-        )
+
+        def take(_: int, part: Any, parts: list[Any] = parts) -> None:
+            parts.append(part.copy())
+
+        options: dict[str, Any] = {"element_bytes": routes.element_bytes}
+        if device is None:
+            _native.run_program(native, open_stage, rows, route.strategy, sink=take, threads=1, **options)
+        else:
+            options |= {"intensities": None, "stage": "decode", "observer": lambda *_: True, "take": take}
+            device.run_program(sessions.workspace(name), native, open_stage, rows, route.strategy, **options)
         found = np.concatenate(parts).transpose(3, 2, 1, 0)
         assert error(found, wanted) <= LIMIT
 
