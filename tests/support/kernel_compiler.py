@@ -26,7 +26,10 @@ from triton.compiler import ASTSource
 _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 #: Most shared memory a block may have, by compute capability: CUDA's programming guide, "Compute Capabilities".
 _SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448}
-_TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8"}
+_TYPES = {
+    **{torch.float64: "*fp64", torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"},
+    **{torch.uint8: "*u8", torch.int16: "*i16", torch.int32: "*i32"},
+}
 _OPTIONS = ("num_warps", "num_stages")
 
 

@@ -1,4 +1,4 @@
-"""Kernels compile for GPUs that are not there: the interpreter accepts more than the compiler does."""
+"""Kernels compile for a GPU that is not there: the interpreter of other tests takes what the compiler refuses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,28 +14,16 @@ pytest.importorskip("torch")
 pytest.importorskip("triton", reason="triton is not installed")
 
 TESTS = Path(__file__).parents[1]
+KERNELS = {"_sum_slabs", "_add_up", "_normalise", "_apply", "_epilogue", "_interleave", "_unpack"}
 
 
-def compiled(module: str, capability: int, cache: Path) -> list[dict[str, Any]]:
-    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    python_path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "support.kernel_compiler", module, str(capability)],
-        capture_output=True,
-        text=True,
-        env=variables | {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": python_path},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    made: list[dict[str, Any]] = json.loads(done.stdout)
-    return made
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("module", ["attention"])
-def test_compiles_without_spilling(module: str, capability: int, tmp_path: Path) -> None:
-    made = compiled(module, capability, tmp_path)
-    assert made
-    for kernel in made:
-        assert kernel["stack"] <= 128, kernel  # bytes of registers that went to memory
-        assert kernel["wgmma"] == (capability == 90), kernel
+def test_compiles() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    command = [sys.executable, "-m", "support.launches", "90"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    made = json.loads(result.stdout)
+    assert {kernel["kernel"] for kernel in made} == KERNELS
+    # Nothing spills: what does goes through the memory that these kernels save.
+    assert all(kernel["stack"] == 0 for kernel in made), made
