@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..errors import RequestError
-from . import evaluate_compare, evaluate_report, evaluate_sets, evaluate_sweep
+from . import evaluate_compare, evaluate_downstream, evaluate_report, evaluate_sets, evaluate_sweep
 from .common import add_engine_options, command_parser
 
 
@@ -17,7 +17,8 @@ def add_parser(subparsers: Any) -> None:
         "evaluate",
         "compare generated volumes with real ones",
         "Compare a folder of generated volumes with one of real ones; or, with --compare, two results of that; or, "
-        "with --sweep, measure what solvers do in few steps; or, with --tune, fit a time grid to a plan.",
+        "with --sweep, measure what solvers do in few steps; or, with --tune, fit a time grid to a plan; or, with "
+        "--downstream, train segmenters on real and on generated volumes.",
         "ctfast evaluate generated/ --reference prepared/val --train prepared/train -o evaluation.json "
         "--report report.html\n"
         "  ctfast evaluate --compare old.json new.json --fail-on-worse\n"
@@ -29,6 +30,7 @@ def add_parser(subparsers: Any) -> None:
     evaluate_report.add_options(parser)
     evaluate_compare.add_options(parser)
     evaluate_sweep.add_options(parser)
+    evaluate_downstream.add_options(parser)
     add_engine_options(parser)
 
 
@@ -37,6 +39,12 @@ def run(args: argparse.Namespace) -> int:
     if evaluate_compare.wanted(args) or evaluate_report.wanted(args):
         return _run_on_saved(args)
     evaluate_compare.refuse_options(args)
+    if evaluate_downstream.wanted(args):
+        if evaluate_sweep.wanted(args):
+            raise RequestError("--downstream: expected no sweep of solvers and no tuning with it; run them one by one")
+        evaluate_report.refuse_options(args)
+        return evaluate_downstream.run(args)
+    evaluate_downstream.refuse_options(args)
     if evaluate_sets.wanted(args) and evaluate_sweep.wanted(args):
         raise RequestError(f"expected either volumes to judge or a sweep of solvers, found both ('{args.generated}')")
     if evaluate_sets.wanted(args):
