@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "report", "One HTML page that needs nothing else: verdict, metrics, charts, pictures, worst cases."
     )
     group.add_argument("--report", metavar="HTML", help="write the page there, with GENERATED, --from or --compare")
-    group.add_argument("--from", dest="saved", metavar="JSON", help="of a result that was saved before with -o")
+    group.add_argument("--from", dest="saved", metavar="JSON", help="the page of a result that was saved with -o")
     group.add_argument(
         "--windows",
         metavar="NAME,NAME,...",

@@ -54,8 +54,12 @@ def charts_of(runs: Sequence[Run]) -> list[Html]:
 
 
 def _groups(runs: Sequence[Run], key: str) -> list[tuple[Series, list[float]]]:
-    groups = [(run.series, values_of(run.result, "generated", key)) for run in runs]
-    groups.append((REFERENCE, values_of(runs[-1].result, "reference", key)))
+    if key.endswith("_vae"):  # figures of reference volumes, made by each run's plan
+        series = [run.series for run in runs] if len(runs) > 1 else [REFERENCE]
+        groups = [(each, values_of(run.result, "reference", key)) for each, run in zip(series, runs, strict=True)]
+    else:
+        groups = [(run.series, values_of(run.result, "generated", key)) for run in runs]
+        groups.append((REFERENCE, values_of(runs[-1].result, "reference", key)))
     return [(series, values) for series, values in groups if values]
 
 

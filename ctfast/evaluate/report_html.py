@@ -28,6 +28,7 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align:
 thead th { background: var(--shade); }
 td { font-variant-numeric: tabular-nums; }
 .hash { display: inline-block; width: 9.5rem; overflow-wrap: anywhere; }
+td .method, .wide { display: inline-block; min-width: 18rem; }
 .worse { color: #d55e00; font-weight: 600; } .better { color: #008a64; font-weight: 600; }
 tbody th { font-weight: 600; white-space: nowrap; }
 .charts { columns: 2 34rem; column-gap: 2rem; } .charts figure { margin-bottom: 1.2rem; }
@@ -37,10 +38,11 @@ figure { margin: 0; break-inside: avoid; }
 figure img { max-width: 100%; height: auto; display: block; background: #101010; }
 figure svg { width: 100%; height: auto; max-width: 46rem; display: block; }
 .case { border-top: 1px solid var(--line); padding: .4rem 0; break-inside: avoid; }
-@media (max-width: 50rem) { .pair { grid-template-columns: 1fr; } body { padding: .8rem; } }
+@media screen and (max-width: 50rem) { .pair { grid-template-columns: 1fr; } body { padding: .8rem; } }
 @media print {
   :root { --back: #fff; --text: #000; --faint: #444; --line: #bbb; --shade: #eee; }
   body { padding: 0; font-size: 10pt; } .scroll { overflow: visible; } h2, h3 { break-after: avoid; }
+  .charts { columns: auto; } figure svg { max-width: 34rem; } td .method, .wide { min-width: 8rem; }
   tr { break-inside: avoid; } * { print-color-adjust: exact; }
 }
 """

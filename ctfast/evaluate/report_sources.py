@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..io.files import read_sidecar
-from .report_html import Html, paragraph, table
+from .report_html import Html, paragraph, span, table
 from .volumes import Item
 
 
@@ -46,11 +46,11 @@ def sources_table(items: Iterable[Item]) -> list[Html]:
         rows = [
             (
                 each.plan,
-                each.sha256,
+                span("hash", each.sha256),
                 count,
                 each.request,
                 each.software,
-                each.licence,
+                span("wide", each.licence),
                 "yes" if each.synthetic else "no",
             )
             for each, count in found.items()

@@ -42,6 +42,11 @@ def cautions(result: Evaluation) -> list[str]:
             f"Features are of {result.features.network}. Such distances tell sets apart, and may not stand beside "
             "those of a paper."
         )
+    if any(metric.name.startswith("fid_") for metric in result.metrics):
+        found.append(
+            "Fréchet distances fall with the number of volumes, so halves of the reference set look farther apart than "
+            "whole sets would: these rules are lenient."
+        )
     if any(metric.low is None for metric in result.metrics):
         found.append("Metrics without an interval are not judged.")
     found.append("No clear difference is no proof of likeness: look at the pictures.")
@@ -99,7 +104,8 @@ def _spread(_: Metric, value: float, low: float, high: float) -> Judged:
 def _outliers(_: Metric, value: float, low: float, high: float) -> Judged:
     if value == 0:
         return False, "every organ's HU are inside the bounds of real ones"
-    return True, f"{value:.1%} ({low:.1%} to {high:.1%}) of organs have HU outside the bounds of real ones"
+    shown = f"{value:.1%} ({low:.1%} to {high:.1%}) of organs have HU outside the bounds of real ones"
+    return (True, shown) if low > 0 else (False, f"the interval reaches 0: {shown}")
 
 
 def _memorised(_: Metric, value: float, low: float, high: float) -> Judged:

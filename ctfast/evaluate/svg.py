@@ -57,10 +57,10 @@ class LinearAxis:
         """About five multiples of 1, 2 or 5 times a power of ten."""
         rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough)
+        step = next((digit * power for digit in (1, 2, 5) if digit * power >= rough), 10 * power)
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
         # Rounded, so that 0.30000000000000004 is not written.
-        return [round(step * index, 12) for index in range(first, last + 1)]
+        return [float(f"{step * index:.12g}") for index in range(first, last + 1)]
 
 
 def text(

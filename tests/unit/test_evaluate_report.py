@@ -267,6 +267,7 @@ def metric(name: str, value: float, low: float | None, high: float | None, **par
         (metric("descriptor_spread", 0.9, 0.3, 1.7), False, "holds 1"),
         (metric("organ_outliers", 0.0, 0.0, 0.0), False, "every organ"),
         (metric("organ_outliers", 0.2, 0.1, 0.3), True, "20.0% (10.0% to 30.0%)"),
+        (metric("organ_outliers", 0.05, 0.0, 0.15), False, "reaches 0: 5.0% (0.0% to 15.0%)"),
         (metric("memorised", 0.5, 0.3, 0.7), True, "nearer to the training set"),
         (metric("memorised", 0.1, 0.0, 0.3), False, "not clearly nearer"),
         (metric("psnr", 30.0, 29.0, 31.0), None, "no figure of its own"),
@@ -284,7 +285,8 @@ def test_cautions_tell_of_small_sets_and_random_features() -> None:
     assert any("random-2d" in words for words in cautions(few))
     sets = SetOfVolumes("nowhere", 30)
     many = replace(few, generated=sets, reference=sets, features=FeatureInfo("inception", "5" * 64, True))
-    assert len(cautions(many)) == 1
+    assert len(cautions(many)) == 2
+    assert len(cautions(replace(many, metrics=()))) == 1
 
 
 def test_the_command_writes_result_and_page_together(sets: Path, tmp_path: Path) -> None:
