@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_on_saved(args: argparse.Namespace) -> int:
     """What needs results that were saved before and no volumes to judge."""
-    if args.generated is not None or evaluate_sweep.wanted(args):
-        found = "--sweep or --tune" if args.generated is None else f"'{args.generated}'"
+    if args.generated is not None or evaluate_sweep.wanted(args) or evaluate_downstream.wanted(args):
+        found = "--sweep, --tune or --downstream" if args.generated is None else f"'{args.generated}'"
         raise RequestError(
             f"--compare and --from take results that were saved with -o, and nothing to measure; found {found}"
         )

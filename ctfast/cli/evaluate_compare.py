@@ -33,7 +33,7 @@ def refuse_options(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what ``wanted`` saw."""
-    from ..evaluate.compare import WORSE, compare
+    from ..evaluate.compare import REFUSED, WORSE, compare
     from ..evaluate.compare_page import compare_page
     from ..evaluate.compare_text import table
     from ..evaluate.result import Evaluation
@@ -46,6 +46,9 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.output)
     old, new = (Evaluation.load(Path(path)) for path in args.compare)
     found = compare(old, new, seed=args.seed)
+    if args.fail_on_worse and all(metric.verdict == REFUSED for metric in found.metrics):
+        why = "; ".join(dict.fromkeys(metric.why for metric in found.metrics)) or "they have no metric in common"
+        raise RequestError(f"--fail-on-worse: nothing of the two results can be compared: {why}")
     contents = {} if args.output is None else {args.output: found.to_json()}
     if args.report is not None:
         with ProgressBar(args) as progress:

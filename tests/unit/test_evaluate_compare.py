@@ -284,6 +284,8 @@ def test_runs_whose_volumes_are_gone_have_a_page_too() -> None:
         (["made", "--compare", "e.json", "e.json"], "found 'made'"),
         (["--sweep", "steps=2", "--compare", "e.json", "e.json"], "found --sweep"),
         (["--compare", "e.json", "e.json", "--from", "e.json"], "found both"),
+        (["--downstream", "segmentation", "--compare", "e.json", "e.json"], "found --sweep, --tune or --downstream"),
+        (["--compare", "e.json", "e.json", "--fail-on-worse"], "nothing of the two results can be compared"),
         (["--compare", "e.json", "none.json"], "'none.json' cannot be read"),
         (["--compare", "e.json", "wrong.json"], "'wrong.json': expected the JSON"),
         (["--compare", "e.json", "e.json", "--train", "x"], "--train"),
