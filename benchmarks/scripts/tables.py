@@ -21,6 +21,7 @@ from typing import Any
 
 import backend_tables
 import decoding_tables
+import downstream_tables
 import records
 import sweep_tables
 
@@ -186,7 +187,12 @@ def of_module(name: str) -> str:
     return "\n".join(lines) + "\n" if lines else _NONE
 
 
-_MODULES = {**backend_tables.TABLES, **decoding_tables.TABLES, **sweep_tables.TABLES}
+_MODULES = {
+    **backend_tables.TABLES,
+    **decoding_tables.TABLES,
+    **downstream_tables.TABLES,
+    **sweep_tables.TABLES,
+}
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "generation": generation,

@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
             patient=args.patient,
             settings=settings,
             work=args.work,
+            threads=args.threads,
             progress=progress,
             **{key: value for key, value in choices.items() if value is not None},
         )

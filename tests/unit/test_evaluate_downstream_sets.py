@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 from support import blobs
 
@@ -177,6 +178,15 @@ def test_a_patch_without_augmentation_is_a_crop() -> None:
         starts.add((x, z))
         assert np.array_equal(classes[0], labels[x : x + 8, :, z : z + 8])
     assert {x for x, _ in starts} >= {0, 8}
+
+
+def test_patches_are_the_same_in_mixed_precision() -> None:
+    hu, labels = blobs.volume(1)
+    plain = cut(hu, labels, blobs.SIZE, 7, Augmentation())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = cut(hu, labels, blobs.SIZE, 7, Augmentation())
+    assert plain[0].equal(mixed[0])
+    assert plain[1].equal(mixed[1])
 
 
 def test_patches_larger_than_the_volume_repeat_its_edge() -> None:

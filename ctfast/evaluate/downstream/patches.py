@@ -42,9 +42,10 @@ def cut(
     """
     random = np.random.default_rng(seed)
     theta = _theta(hu.shape, size, _centre(labels, size, augmentation, random), _matrix(augmentation, random))
-    grid = F.affine_grid(theta[None], [1, 1, *size], align_corners=False)
-    image = _sampled(torch.from_numpy(hu.astype(np.float32)), grid, "bilinear")
-    wanted = _sampled(torch.from_numpy(labels.astype(np.float32)), grid, "nearest").long()
+    with torch.autocast("cpu", enabled=False):  # in which places of voxels would be rounded to bf16
+        grid = F.affine_grid(theta[None], [1, 1, *size], align_corners=False)
+        image = _sampled(torch.from_numpy(hu.astype(np.float32)), grid, "bilinear")
+        wanted = _sampled(torch.from_numpy(labels.astype(np.float32)), grid, "nearest").long()
     gain, offset, deviation = random.uniform(-1, 1, 3)
     image = image * (1 + gain * augmentation.gain) + offset * augmentation.offset
     if augmentation.noise:

@@ -11,6 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..._version import __version__
 from ...errors import RequestError
 from ...io.files import make_folder
@@ -51,6 +53,7 @@ def downstream(
     patient: str | None = None,
     settings: Settings | None = None,
     work: PathLike | None = None,
+    threads: int | None = None,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> Downstream:
@@ -69,6 +72,7 @@ def downstream(
         patient: Regular expression that finds the patient in a real volume's name; the name unless given.
         settings: Of the training, the same for every arm. ``Settings()`` unless given, in bf16 where that is fast.
         work: Folder that keeps generated volumes and runs, so that a run that was broken off goes on.
+        threads: Of the training; torch's own number unless given.
         progress: Called as progress(stage, done, total); returning False cancels.
         cancel: Function or threading.Event that says whether to stop.
 
@@ -86,6 +90,9 @@ def downstream(
     if (generated is None) == (engine is None):
         raise RequestError("expected either a folder of generated volumes or a plan to make them with")
     with ExitStack() as stack:
+        if threads is not None:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(threads)
         folder = Path(work or stack.enter_context(tempfile.TemporaryDirectory(prefix="ctfast-downstream-")))
         make_folder(folder)
         cases = {what: _read(volumes, what, observer, patient) for what, volumes in sets.items()}

@@ -138,7 +138,6 @@ def train(
     Everything random is a function of seed, run and step, never of the arm. The observer hears steps of ``stage``.
     """
     order = order_of(share, (len(pools[0]), len(pools[1])), settings, run)
-    criterion = DiceCELoss(include_background=False, softmax=True, to_onehot_y=True, batch=True)
 
     def loss(network: nn.Module, step: int) -> Mapping[str, Tensor]:
         patches = []
@@ -148,10 +147,9 @@ def train(
             patches.append(_patch(store, pools[which][index], classes, settings.patch, seed))
         images, targets, drawn = (torch.stack(each) for each in zip(*patches, strict=True))
         device = next(network.parameters()).device
-        scores = network(images.to(device, memory_format=torch.channels_last_3d)).float()
-        known = scores.masked_fill(~drawn.to(device)[:, :, None, None, None], _NEVER)
+        scores = network(images.to(device, memory_format=torch.channels_last_3d))
         with torch.autocast(device.type, enabled=False):
-            return {"loss": criterion(known, targets.to(device))}
+            return {"loss": segmentation_loss(scores.float(), targets.to(device), drawn.to(device))}
 
     def progress(_: str, done: int, total: int) -> None:
         report(observer, stage, done, total)
@@ -170,6 +168,16 @@ def train(
     trainer.resume()
     trainer.run(loss, lambda _: {})
     return trainer.ema.eval()
+
+
+def segmentation_loss(scores: Tensor, targets: Tensor, drawn: Tensor) -> Tensor:
+    """Dice loss and cross-entropy of scores (b, classes, x, y, z) for classes (b, 1, x, y, z).
+
+    Classes that are not ``drawn`` (b, classes) in a volume's map are neither learnt nor unlearnt from it.
+    """
+    known = scores.masked_fill(~drawn[:, :, None, None, None], _NEVER)
+    loss: Tensor = DiceCELoss(include_background=False, softmax=True, to_onehot_y=True, batch=True)(known, targets)
+    return loss
 
 
 def _patch(store: Store, case: Case, classes: int, size: Size, seed: int) -> tuple[Tensor, Tensor, Tensor]:
