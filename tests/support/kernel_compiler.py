@@ -91,7 +91,10 @@ def compiled(module: str, capability: int, run: Callable[[Any], object]) -> list
     """What ``run(module)`` would launch, compiled."""
     kernels = import_module(f"ctfast.kernels.{module}")
     compiler = Compiler(capability)
-    kernels.launch = lambda kernel, *others, **options: compiler(_Kernel(kernel), *others, **options)
+    # trilinear_conv launches by conv3d.
+    import_module("ctfast.kernels.conv3d").launch = kernels.launch = lambda kernel, *others, **options: compiler(
+        _Kernel(kernel), *others, **options
+    )
     run(kernels)
     return compiler.made
 
@@ -109,7 +112,35 @@ def _attention(kernels: Any) -> None:
     kernels._run(kernels._default(96, q.dtype), q, k, v, 0.2, (k, v), meta(2, 100, 8, 1, dtype=q.dtype), None)
 
 
-CASES: dict[str, Callable[[Any], None]] = {"attention": _attention}
+def _conv3d(kernels: Any) -> None:
+    x, weight, shape = meta(1, 128, 64, 64, 64), meta(64, 192, 3, 3, 3), (1, 64, 64, 64, 64)
+    slides = kernels.default(64, x.dtype)
+    kernels.run(slides, shape, x, weight, second=meta(1, 64, 64, 64, 64), partial_sums=meta(0, dtype=torch.float32))
+    kernels.run(kernels.default(128, x.dtype), (1, 128, 64, 64, 64), x, meta(128, 128, 3, 3, 3), meta(128))
+    before = [meta(1, 128, dtype=torch.float32)] * 2
+    behind = (meta(1, 64), meta(1, 64, 64, 64, 64))
+    given, plain = meta(64, 128, 3, 3, 3), {**slides, "SLIDE": False, "BLOCK_VOXELS": 128}
+    kernels.run(plain, shape, x, given, meta(64), 1, None, *before, True, *behind)
+
+
+def _trilinear_conv(kernels: Any) -> None:
+    for made in (64, 128):
+        config = kernels.default(made, torch.bfloat16)
+        x, folded = meta(1, made, 64, 64, 64), meta(8, made, 3, 3, 3, made).permute(0, 1, 5, 2, 3, 4)
+        kernels.run(config, (1, made, 128, 128, 128), x, folded, meta(made), phases=8)
+
+
+def _depthwise(kernels: Any) -> None:
+    x, weight, point = meta(1, 64, 64, 64, 64), kernels.in_order(meta(64, 1, 3, 3, 3)), meta(128, 64)
+    kernels._run(kernels.default(x.dtype), x, weight, point, meta(64), meta(128), "between")
+
+
+CASES: dict[str, Callable[[Any], None]] = {
+    "attention": _attention,
+    "conv3d": _conv3d,
+    "depthwise": _depthwise,
+    "trilinear_conv": _trilinear_conv,
+}
 
 if __name__ == "__main__":
     print(json.dumps(compiled(sys.argv[1], int(sys.argv[2]), CASES[sys.argv[1]])))
