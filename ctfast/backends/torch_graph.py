@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from ..errors import PlanError, RequestError
-from .torch_fusion import Layer, Slot, fused
-from .torch_ops import OPERATIONS
+from ..kernels.dispatch import triton
+from .torch_fusion import fused
+from .torch_layers import Layer, Slot
+from .torch_ops import Operation, operation
 
 _TYPES = {
     "f16": torch.float16,
@@ -27,7 +29,10 @@ _TYPES = {
     "u8": torch.uint8,
     "boolean": torch.bool,
 }
-_KERNELS = ("Convolution", "ConvolutionBackpropData")
+#: What has a convolution's kernel as its second input.
+_KERNELS = ("Convolution", "ConvolutionBackpropData", "ConvolutionEpilogue", "PairConvolution", "PhaseUpsample")
+#: What takes constant numbers that Python reads: on a GPU that would wait for all that runs there.
+_NUMBERS = ("Interpolate", "ScaledDotProductAttention")
 
 
 @dataclass
@@ -66,7 +71,9 @@ class Graph:
             PlanError: An operation that this backend does not know.
         """
         self._title, self._device, self._dtype = title, device, dtype
-        layers = fused(_read(xml), lambda layer: [int(value) for value in self._constant(layer, weights)])
+        layers = fused(
+            _read(xml), lambda layer: self._constant(layer, weights).reshape(-1).tolist(), gpu=_has_kernels(device)
+        )
         self._known: dict[Slot, Tensor] = {}
         self._steps: list[_Step] = []
         self.inputs: dict[str, Slot] = {}
@@ -86,8 +93,8 @@ class Graph:
             elif layer.kind == "Result":
                 number, port = layer.inputs[0]
                 self.outputs[_name(by_number[number].names[port], outputs)] = (number, port)
-            elif layer.kind in OPERATIONS:
-                self._add(layer, slots, layer.number in exact)
+            elif (carry_out := operation(layer.kind)) is not None:
+                self._add(layer, carry_out, slots, layer.number in exact)
             else:
                 raise PlanError(f"{title}: backend 'torch' does not know its operation '{layer.kind}'. Use 'openvino'")
         self._finish()
@@ -129,7 +136,7 @@ class Graph:
         tensor = torch.frombuffer(bytearray(weights[offset : offset + size]), dtype=dtype).reshape(shape)
         return tensor.to(self._device) if dtype.is_floating_point else tensor
 
-    def _add(self, layer: Layer, slots: tuple[Slot, ...], exact: bool) -> None:
+    def _add(self, layer: Layer, operation: Operation, slots: tuple[Slot, ...], exact: bool) -> None:
         """Carry a layer out now if all it needs is known, else when the graph runs."""
         if layer.kind == "Add":
             # What is dropped is added nowhere.
@@ -139,12 +146,23 @@ class Graph:
                 step = _Step(_same, (other,), slots)
                 self._keep(step)
                 return
-        operation = OPERATIONS[layer.kind]
         attributes = layer.attributes
         if layer.kind in _KERNELS and layer.inputs[1] in self._known:
             dtype = torch.float32 if exact else self._dtype
             self._known[layer.inputs[1]] = _in_order(self._known[layer.inputs[1]].to(dtype))
-        self._keep(_Step(lambda *tensors: operation(attributes, *tensors), layer.inputs, slots))
+        fixed: dict[int, Tensor] = {}
+        if layer.kind in _NUMBERS:
+            known = {place: self._known.get(slot) for place, slot in enumerate(layer.inputs)}
+            fixed = {
+                place: tensor.cpu() for place, tensor in known.items() if tensor is not None and _is_number(tensor)
+            }
+        inputs = tuple(slot for place, slot in enumerate(layer.inputs) if place not in fixed)
+
+        def run(*tensors: Tensor) -> Tensor | Sequence[Tensor]:
+            rest = iter(tensors)
+            return operation(attributes, *(fixed[n] if n in fixed else next(rest) for n in range(len(layer.inputs))))
+
+        self._keep(_Step(run, inputs, slots))
 
     def _keep(self, step: _Step) -> None:
         if all(slot in self._known for slot in step.inputs):
@@ -180,8 +198,17 @@ def _in_order(kernel: Tensor) -> Tensor:
 
     In float32 that is as it is stored: with channels last some processors use a less accurate way of computing.
     """
-    last = kernel.ndim == 5 and kernel.dtype == torch.bfloat16
+    last = kernel.ndim == 5 and kernel.dtype != torch.float32
     return kernel.contiguous(memory_format=torch.channels_last_3d if last else torch.contiguous_format)
+
+
+def _has_kernels(device: torch.device) -> bool:
+    return triton is not None and device.type == "cuda"
+
+
+def _is_number(tensor: Tensor) -> bool:
+    """Whether a known tensor is a number, or the factors of a few axes."""
+    return tensor.numel() == 1 or (tensor.ndim == 1 and tensor.numel() <= 5)
 
 
 def _same(x: Tensor) -> Tensor:
@@ -215,9 +242,8 @@ def _read(xml: bytes) -> list[Layer]:
             for port in element.findall("output/port")
         }
         inputs = tuple(sources[number, port] for port in ports)
-        extents = [int(dim.text or -1) for dim in element.findall("output/port[1]/dim")]
-        channels = extents[1] if len(extents) > 1 else -1
-        layers[number] = Layer(number, element.attrib["type"], attributes, inputs, tuple(given), given, channels)
+        shape = tuple(int(dim.text or -1) for dim in element.findall("output/port[1]/dim"))
+        layers[number] = Layer(number, element.attrib["type"], attributes, inputs, tuple(given), given, shape)
     return _ordered(layers)
 
 

@@ -8,19 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import PlanError
+from .torch_convolution import refuse, whole_numbers
+from .torch_fused_ops import FUSED, MAKERS
 
 Attributes = Mapping[str, str]
 Operation = Callable[..., Tensor | Sequence[Tensor]]
 
 _FLOATS = {"f16": torch.float16, "f32": torch.float32, "f64": torch.float64}
+_HALVES = (torch.bfloat16, torch.float16)
 _WHOLE = {"i32": torch.int32, "i64": torch.int64, "boolean": torch.bool, "u8": torch.uint8}
-_CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 _TRANSPOSED = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
-
-
-def _whole(text: str) -> list[int]:
-    return [int(value) for value in text.split(",") if value.strip()]
 
 
 def _true(attributes: Attributes, key: str) -> bool:
@@ -31,15 +28,20 @@ def _axes(tensor: Tensor) -> list[int]:
     return [int(value) for value in tensor.reshape(-1).tolist()]
 
 
-def _refuse(what: str) -> PlanError:
-    return PlanError(f"backend 'torch' does not know {what}. Use backend 'openvino'")
-
-
 def _matched(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both in the type of the larger one, so that a bias or an embedding does not widen features."""
     if a.dtype == b.dtype or not (a.is_floating_point() and b.is_floating_point()) or a.numel() == b.numel():
         return a, b
     return (a, b.to(a.dtype)) if a.numel() > b.numel() else (a.to(b.dtype), b)
+
+
+def _add(_: Attributes, a: Tensor, b: Tensor) -> Tensor:
+    a, b = _matched(a, b)
+    if a.is_cuda and a.shape == b.shape and {a.dtype, b.dtype} in ({torch.float32, half} for half in _HALVES):
+        # Features stay in 16 bits, and the sum is rounded as it is written.
+        narrow = a if a.dtype != torch.float32 else b
+        return torch.add(a, b, out=torch.empty_like(narrow))
+    return a + b
 
 
 def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Operation:
@@ -57,66 +59,46 @@ def _divide(_: Attributes, a: Tensor, b: Tensor) -> Tensor:
     return a / b
 
 
-def _padded(x: Tensor, before: Sequence[int], after: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """The tensor and the padding that is left to a convolution, which pads both ends alike."""
-    if list(before) == list(after):
-        return x, list(before)
-    ends = [count for pair in zip(reversed(before), reversed(after), strict=True) for count in pair]
-    return F.pad(x, ends), [0] * len(before)
-
-
-def _convolution(attributes: Attributes, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-    if attributes.get("auto_pad", "explicit") not in ("explicit", "notset"):
-        raise _refuse(f"a convolution with auto_pad '{attributes['auto_pad']}'")
-    before, after = _whole(attributes["pads_begin"]), _whole(attributes["pads_end"])
-    x, padding = _padded(x.to(kernel.dtype), before, after)
-    strides, dilations = _whole(attributes["strides"]), _whole(attributes["dilations"])
-    added = None if bias is None else bias.reshape(-1).to(kernel.dtype)
-    return _CONVOLUTIONS[x.ndim](x, kernel, added, strides, padding, dilations)
-
-
 def _transposed_convolution(attributes: Attributes, x: Tensor, kernel: Tensor) -> Tensor:
-    before, after = _whole(attributes["pads_begin"]), _whole(attributes["pads_end"])
+    before, after = whole_numbers(attributes["pads_begin"]), whole_numbers(attributes["pads_end"])
     if before != after or attributes.get("auto_pad", "explicit") not in ("explicit", "notset"):
-        raise _refuse("a transposed convolution with padding that differs between the ends")
-    more = _whole(attributes.get("output_padding", "")) or [0] * len(before)
-    strides, dilations = _whole(attributes["strides"]), _whole(attributes["dilations"])
+        raise refuse("a transposed convolution with padding that differs between the ends")
+    more = whole_numbers(attributes.get("output_padding", "")) or [0] * len(before)
+    strides, dilations = whole_numbers(attributes["strides"]), whole_numbers(attributes["dilations"])
     return _TRANSPOSED[x.ndim](x.to(kernel.dtype), kernel, None, strides, before, more, 1, dilations)
 
 
 def _matmul(attributes: Attributes, a: Tensor, b: Tensor) -> Tensor:
     if a.dtype != b.dtype:
-        half = torch.bfloat16 if torch.bfloat16 in (a.dtype, b.dtype) else torch.float32
+        half = next((dtype for dtype in _HALVES if dtype in (a.dtype, b.dtype)), torch.float32)
         a, b = a.to(half), b.to(half)
     a = a.transpose(-1, -2) if _true(attributes, "transpose_a") else a
     b = b.transpose(-1, -2) if _true(attributes, "transpose_b") else b
     return a @ b
 
 
-def _attention(
-    attributes: Attributes, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: Tensor | None = None
-) -> Tensor:
-    causal = _true(attributes, "causal")
+def _attention(attributes: Attributes, *tensors: Tensor) -> Tensor:
+    parts = attributes.get("parts", "q,k,v,mask,scale").split(",")
+    given = dict(zip(parts, tensors, strict=False))
+    q, mask = given["q"], given.get("mask")
     if mask is not None and mask.ndim == 0:
         mask = None
-    factor = None if scale is None else float(scale)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=factor)
+    factor = float(given["scale"]) if "scale" in given else None
+    if "factor" in given:  # of the queries
+        factor = float(given["factor"]) * (q.shape[-1] ** -0.5 if factor is None else factor)
+    causal = _true(attributes, "causal")
+    return F.scaled_dot_product_attention(q, given["k"], given["v"], attn_mask=mask, is_causal=causal, scale=factor)
 
 
 def _mvn(attributes: Attributes, x: Tensor, axes: Tensor) -> Tensor:
     over = sorted(axis % x.ndim for axis in _axes(axes))
     eps = float(attributes["eps"])
     if not _true(attributes, "normalize_variance") or attributes["eps_mode"].upper() != "INSIDE_SQRT":
-        raise _refuse("a normalisation without variance, or with eps outside the root")
+        raise refuse("a normalisation without variance, or with eps outside the root")
     if over == list(range(over[0], x.ndim)):
         return F.layer_norm(x, x.shape[over[0] :], eps=eps)
     variance, mean = torch.var_mean(x.float(), over, correction=0, keepdim=True)
     return ((x - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
-
-
-def _group_norm(attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    groups, eps = int(attributes["num_groups"]), float(attributes["epsilon"])
-    return F.group_norm(x, groups, scale.reshape(-1).to(x.dtype), bias.reshape(-1).to(x.dtype), eps)
 
 
 def _prelu(_: Attributes, x: Tensor, slope: Tensor) -> Tensor:
@@ -137,21 +119,21 @@ def _interpolate(attributes: Attributes, x: Tensor, second: Tensor, third: Tenso
         shape[axis] = extent
     mode, grid = attributes["mode"], attributes["coordinate_transformation_mode"]
     if shape[:2] != list(x.shape[:2]):
-        raise _refuse("an enlargement of batch or channels")
+        raise refuse("an enlargement of batch or channels")
     whole = all(to % of == 0 for to, of in zip(shape[2:], x.shape[2:], strict=True))
     if mode == "nearest" and grid == "asymmetric" and whole:
         return F.interpolate(x, size=shape[2:], mode="nearest")
     if mode in ("linear", "linear_onnx") and grid == "half_pixel":
         linear = {3: "linear", 4: "bilinear", 5: "trilinear"}[x.ndim]
         return F.interpolate(x, size=shape[2:], mode=linear, align_corners=False)
-    raise _refuse(f"interpolation '{mode}' with coordinates '{grid}'")
+    raise refuse(f"interpolation '{mode}' with coordinates '{grid}'")
 
 
 def _average_pool(attributes: Attributes, x: Tensor) -> Tensor:
-    if any(_whole(attributes["pads_begin"])) or any(_whole(attributes["pads_end"])):
-        raise _refuse("an average over padded voxels")
+    if any(whole_numbers(attributes["pads_begin"])) or any(whole_numbers(attributes["pads_end"])):
+        raise refuse("an average over padded voxels")
     pool = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}[x.ndim]
-    kernel, strides = _whole(attributes["kernel"]), _whole(attributes["strides"])
+    kernel, strides = whole_numbers(attributes["kernel"]), whole_numbers(attributes["strides"])
     pooled: Tensor = pool(x.float(), kernel, strides).to(x.dtype)
     return pooled
 
@@ -194,7 +176,7 @@ def _slice(_: Attributes, x: Tensor, start: Tensor, stop: Tensor, step: Tensor, 
     index = [slice(None)] * x.ndim
     for axis, first, last, stride in zip(over, _axes(start), _axes(stop), _axes(step), strict=True):
         if stride < 1:
-            raise _refuse("a slice that goes backwards")
+            raise refuse("a slice that goes backwards")
         index[axis] = slice(*slice(first, last, stride).indices(x.shape[axis]))
     return x[tuple(index)]
 
@@ -217,7 +199,7 @@ def _mean(attributes: Attributes, x: Tensor, axes: Tensor) -> Tensor:
 
 def _depth_to_space(attributes: Attributes, x: Tensor) -> Tensor:
     if attributes["mode"] != "depth_first":
-        raise _refuse("channels to voxels in the order 'blocks_first'")
+        raise refuse("channels to voxels in the order 'blocks_first'")
     edge, (batch, channels, *size) = int(attributes["block_size"]), x.shape
     rank = len(size)
     split = x.reshape(batch, channels // edge**rank, *[edge] * rank, *size)
@@ -228,7 +210,7 @@ def _depth_to_space(attributes: Attributes, x: Tensor) -> Tensor:
 
 def _space_to_depth(attributes: Attributes, x: Tensor) -> Tensor:
     if attributes["mode"] != "depth_first":
-        raise _refuse("voxels to channels in the order 'blocks_first'")
+        raise refuse("voxels to channels in the order 'blocks_first'")
     edge, (batch, channels, *size) = int(attributes["block_size"]), x.shape
     rank = len(size)
     split = x.reshape(batch, channels, *(part for extent in size for part in (extent // edge, edge)))
@@ -265,13 +247,12 @@ def _transpose(_: Attributes, x: Tensor, order: Tensor) -> Tensor:
     return x.permute(_axes(order))
 
 
-OPERATIONS: Mapping[str, Operation] = {
-    "Add": _binary(torch.add),
+_OPERATIONS: Mapping[str, Operation] = {
+    "Add": _add,
     "AvgPool": _average_pool,
     "Clamp": _clamp,
     "Concat": _concat,
     "Convert": _convert,
-    "Convolution": _convolution,
     "ConvolutionBackpropData": _transposed_convolution,
     "Cos": _unary(torch.cos),
     "DepthToSpace": _depth_to_space,
@@ -279,7 +260,6 @@ OPERATIONS: Mapping[str, Operation] = {
     "Exp": _unary(torch.exp),
     "Gather": _gather,
     "Gelu": _gelu,
-    "GroupNormalization": _group_norm,
     "Interpolate": _interpolate,
     "MVN": _mvn,
     "MatMul": _matmul,
@@ -303,4 +283,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "VariadicSplit": _split_as,
+    **FUSED,
 }
+
+
+def operation(kind: str) -> Operation | None:
+    """What carries out a layer of this kind, or None if nothing does."""
+    return MAKERS[kind]() if kind in MAKERS else _OPERATIONS.get(kind)

@@ -32,7 +32,7 @@ def epilogue(
             ``out`` is not, goes through plain torch.
         bias: [C] of floats.
         embedding: [B, C] or [1, C] of floats.
-        residual: Like ``x``.
+        residual: Of the shape of ``x``, of floats.
         scale: Of what is in front of the residual.
         silu: Whether SiLU (Elfwing et al., 2018) follows.
         out: Where to write, like ``x``; may be ``x`` or ``residual``. By default a new tensor.
@@ -41,10 +41,11 @@ def epilogue(
     batch, channels = x.shape[:2]
     check_vector("epilogue", "bias", bias, [(channels,)])
     check_vector("epilogue", "embedding", embedding, [(batch, channels), (1, channels)])
-    others = [("residual", residual), ("out", out)]
-    for name, other in others:
-        if other is not None:
-            check_features("epilogue", other, x, name)
+    if residual is not None:
+        check_features("epilogue", residual, name="residual")
+        check_vector("epilogue", "residual", residual, [tuple(x.shape)])
+    if out is not None:
+        check_features("epilogue", out, x, "out")
     if not (available(x) and all(channels_last(each) for each in (x, residual, out) if each is not None)):
         return twin.epilogue(x, bias, embedding, residual, scale, silu, out)
     out = torch.empty_like(x) if out is None else out

@@ -22,6 +22,17 @@ RANDOM = np.random.default_rng(0)
 GIVEN = {name: RANDOM.standard_normal((2, CHANNELS, 3, 4, 2)).astype(np.float32) for name in ("x", "other")}
 
 
+def constants(stored: bytes) -> Callable[[Any], list[float]]:
+    """Reads the values of constants."""
+    types = {"i64": np.int64, "f32": np.float32, "f16": np.float16}
+
+    def values(layer: Any) -> list[float]:
+        start, size = int(layer.attributes["offset"]), int(layer.attributes["size"])
+        return np.frombuffer(stored[start : start + size], types[layer.attributes["element_type"]]).tolist()
+
+    return values
+
+
 def constant(*shape: int) -> Any:
     return op.constant(RANDOM.standard_normal(shape).astype(np.float32))
 
@@ -101,11 +112,7 @@ def test_fused_and_not(name: str, tmp_path: Path) -> None:
     ov.save_model(model, tmp_path / "case.xml", compress_to_fp16=False)
     xml, weights = (tmp_path / "case.xml").read_bytes(), (tmp_path / "case.bin").read_bytes()
 
-    def values(layer: Any) -> list[int]:
-        start, size = int(layer.attributes["offset"]), int(layer.attributes["size"])
-        return np.frombuffer(weights[start : start + size], np.int64).tolist()
-
-    layers = fused(_read(xml), values)
+    layers = fused(_read(xml), constants(weights))
     kinds = Counter(layer.kind for layer in layers)
     assert kinds["GroupNormalization"] == norms
     assert sum(layer.kind == "Convolution" and len(layer.inputs) == 3 for layer in layers) == biases
@@ -149,10 +156,6 @@ def test_nothing_is_left_over_in_exported_networks(role: str, tmp_path: Path) ->
     files = convert(export_onnx(graph, tmp_path / "graph.onnx").path, graph, tmp_path, half=False, weights=())
     stored = files.weights.read_bytes()
 
-    def values(layer: Any) -> list[int]:
-        start, size = int(layer.attributes["offset"]), int(layer.attributes["size"])
-        return np.frombuffer(stored[start : start + size], np.int64).tolist()
-
-    kinds = Counter(layer.kind for layer in fused(_read(files.xml.read_bytes()), values))
+    kinds = Counter(layer.kind for layer in fused(_read(files.xml.read_bytes()), constants(stored)))
     assert kinds["GroupNormalization"] == files.operations["MVN"] > 3
     assert kinds["MVN"] == 0

@@ -27,7 +27,7 @@ def epilogue(
     if scale != 1.0:
         y = torch.mul(y, scale, out=into)
     if residual is not None:
-        y = torch.add(y, residual, out=out)
+        y = torch.add(y, residual.to(x.dtype), out=out)
     if silu:
         y = F.silu(y, inplace=y is not x or out is x)
     if out is None:
