@@ -56,6 +56,11 @@ def file_name(device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json"
 
 
+def table_path(device: str) -> Path:
+    """Where the package has, or would have, a device's table."""
+    return _FOLDER / file_name(device)
+
+
 def configuration(tunable: Tunable, x: Tensor, shape: Sequence[int] | None = None) -> Configuration:
     """The table's configuration for ``x`` on its device, over the default's values; the default where it has none.
 
@@ -72,9 +77,9 @@ def configuration(tunable: Tunable, x: Tensor, shape: Sequence[int] | None = Non
 
 
 @lru_cache
-def _table(device: str, folder: Path = _FOLDER) -> Mapping[str, Any]:
+def _table(device: str) -> Mapping[str, Any]:
     try:
-        text = (folder / file_name(device)).read_text(encoding="utf-8")
+        text = table_path(device).read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
     entries: Mapping[str, Any] = json.loads(text)["operations"]
