@@ -22,6 +22,7 @@ from typing import Any
 import backend_tables
 import decoding_tables
 import downstream_tables
+import evaluation_tables
 import records
 import sweep_tables
 
@@ -191,6 +192,7 @@ _MODULES = {
     **backend_tables.TABLES,
     **decoding_tables.TABLES,
     **downstream_tables.TABLES,
+    **evaluation_tables.TABLES,
     **sweep_tables.TABLES,
 }
 TABLES: dict[str, Callable[[], str]] = {
