@@ -286,7 +286,7 @@ def default(made: int, dtype: torch.dtype) -> Configuration:
     """What fits into registers and shared memory of compute capability 8.0 and 9.0 (by the assembler's report)."""
     if dtype == torch.float32:
         return _configuration(32, 32, 32, 4, 2, False)
-    return _configuration(256, 64, 64, 8, 2, True) if made <= 64 else _configuration(128, 128, 64, 8, 3, False)
+    return _configuration(128, 64, 64, 8, 3, True) if made <= 64 else _configuration(128, 128, 64, 8, 3, False)
 
 
 CANDIDATES: list[Configuration] = [

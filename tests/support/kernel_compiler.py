@@ -82,9 +82,25 @@ def _resources(compiled: Any) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        text = subprocess.run([_TOOL, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
-    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"]}
+        usage, code = (
+            subprocess.run([_TOOL, what, file.name], capture_output=True, text=True, check=True).stdout
+            for what in ("-res-usage", "-sass")
+        )
+    found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    stack = found["STACK"] + found["LOCAL"]
+    return {"registers": found["REG"], "stack": stack, "spills_in_loops": _spills_in_loops(code)}
+
+
+def _spills_in_loops(code: str) -> int:
+    """How many instructions between a branch back and its target load or store registers that did not fit."""
+    lines = [(int(address, 16), text) for address, text in re.findall(r"/\*([0-9a-f]{4,6})\*/\s+(.*?);", code)]
+    loops = []
+    for address, text in lines:
+        target = re.search(r"\bBRA\b.*0x([0-9a-f]+)", text)
+        if target and int(target[1], 16) < address:  # one to itself ends a program
+            loops.append((int(target[1], 16), address))
+    spills = [address for address, text in lines if re.search(r"\b(LDL|STL)\b", text)]
+    return sum(any(first <= address <= last for first, last in loops) for address in spills)
 
 
 def compiled(module: str, capability: int, run: Callable[[Any], object]) -> list[dict[str, Any]]:
@@ -113,21 +129,20 @@ def _attention(kernels: Any) -> None:
 
 
 def _conv3d(kernels: Any) -> None:
-    x, weight, shape = meta(1, 128, 64, 64, 64), meta(64, 192, 3, 3, 3), (1, 64, 64, 64, 64)
+    shape, weight = (1, 64, 64, 64, 64), meta(64, 192, 3, 3, 3)
+    x, x2, partial_sums = meta(1, 128, 64, 64, 64), meta(1, 64, 64, 64, 64), meta(0, dtype=torch.float32)
     slides = kernels.default(64, x.dtype)
-    kernels.run(slides, shape, x, weight, second=meta(1, 64, 64, 64, 64), partial_sums=meta(0, dtype=torch.float32))
-    kernels.run(kernels.default(128, x.dtype), (1, 128, 64, 64, 64), x, meta(128, 128, 3, 3, 3), meta(128))
-    before = [meta(1, 128, dtype=torch.float32)] * 2
-    behind = (meta(1, 64), meta(1, 64, 64, 64, 64))
-    given, plain = meta(64, 128, 3, 3, 3), {**slides, "SLIDE": False, "BLOCK_VOXELS": 128}
-    kernels.run(plain, shape, x, given, meta(64), 1, None, *before, True, *behind)
+    kernels.run(slides, shape, x, weight, second=x2, partial_sums=partial_sums)
+    before = [meta(1, 192, dtype=torch.float32)] * 2
+    plain = {**slides, "SLIDE": False}
+    kernels.run(plain, shape, x, weight, meta(64), 1, x2, *before, True, meta(1, 64), meta(*shape))
 
 
 def _trilinear_conv(kernels: Any) -> None:
-    for made in (64, 128):
-        config = kernels.default(made, torch.bfloat16)
-        x, folded = meta(1, made, 64, 64, 64), meta(8, made, 3, 3, 3, made).permute(0, 1, 5, 2, 3, 4)
-        kernels.run(config, (1, made, 128, 128, 128), x, folded, meta(made), phases=8)
+    x, folded = meta(1, 128, 64, 64, 64), meta(8, 128, 3, 3, 3, 128).permute(0, 1, 5, 2, 3, 4)
+    kernels.run(kernels.default(128, x.dtype), (1, 128, 128, 128, 128), x, folded, meta(128), phases=8)
+    part = folded[:, :64]
+    kernels.run(kernels.default(64, x.dtype), (1, 64, 128, 128, 128), x, part, meta(64), phases=8)
 
 
 def _depthwise(kernels: Any) -> None:
