@@ -2,15 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <string>
 
 #include "error.h"
+#include "ops/intensity.h"
 
 namespace ctfast {
 namespace {
-
-using Int16 = std::numeric_limits<std::int16_t>;
 
 void check(std::span<const float> image, const HuMap& map, std::span<const std::uint16_t> labels,
            std::span<std::int16_t> out) {
@@ -27,27 +25,15 @@ void check(std::span<const float> image, const HuMap& map, std::span<const std::
   }
 }
 
-// Adding and taking away 1.5 * 2^23 rounds |value| < 2^22 to the nearest integer, ties to even, and unlike a call of
-// nearbyint compiles to vector code on every target.
-inline float round_nearest(float value) {
-  constexpr float kMagic = 12582912.0F;
-  return (value + kMagic) - kMagic;
-}
-
-// Returns how many voxels are not finite. Branch-free so that it vectorises.
+// Returns how many voxels are not finite. Branch-free, so that it vectorises.
 template <Rounding rounding>
 std::int64_t convert(std::span<const float> image, const HuMap& map, std::span<std::int16_t> out) {
-  const float low = std::clamp(map.low, static_cast<float>(Int16::min()), static_cast<float>(Int16::max()));
-  const float high = std::clamp(map.high, static_cast<float>(Int16::min()), static_cast<float>(Int16::max()));
+  const float low = std::clamp(map.low, ops::kLowest, ops::kHighest);
+  const float high = std::clamp(map.high, ops::kLowest, ops::kHighest);
   std::int64_t bad = 0;
   for (std::size_t i = 0; i < image.size(); ++i) {
-    const float raw = image[i];
-    const bool finite = std::abs(raw) <= std::numeric_limits<float>::max();
-    bad += finite ? 0 : 1;
-    float value = (finite ? raw : 0.0F) * map.scale + map.offset;
-    value = std::min(std::max(value, low), high);
-    if constexpr (rounding == Rounding::nearest) value = round_nearest(value);
-    out[i] = static_cast<std::int16_t>(value);
+    bad += ops::finite(image[i]) ? 0 : 1;
+    out[i] = ops::intensity<rounding == Rounding::nearest>(image[i], map.scale, map.offset, low, high);
   }
   return bad;
 }

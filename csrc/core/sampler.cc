@@ -10,6 +10,7 @@
 
 #include "error.h"
 #include "noise.h"
+#include "ops/solver.h"
 
 namespace ctfast {
 
@@ -206,7 +207,7 @@ void Predictor::operator()(std::span<const float> x, double t, std::span<float> 
   const std::span<const float> plain = result.f32().subspan(x.size());
   const auto scale = static_cast<float>(inputs_.guidance.scale);
   for (std::size_t i = 0; i < prediction.size(); ++i) {
-    prediction[i] = plain[i] + scale * (conditional[i] - plain[i]);
+    prediction[i] = ops::guided(conditional[i], plain[i], scale);
   }
 }
 

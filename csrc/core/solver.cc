@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "error.h"
+#include "ops/solver.h"
 
 namespace ctfast {
 namespace {
@@ -189,21 +190,26 @@ std::size_t history(const std::vector<SolverCall>& calls) {
 
 bool leads(const SolverCall& call) { return call.stay != 1.0 || call.lead[0] != 0.0 || call.lead[1] != 0.0; }
 
-// One call's update, in the arithmetic of Real, rounded to float where a tensor is written. `latest` holds as many
-// predictions as the run mixes, on entry the velocity in the first. x and y may be one.
+ops::SolverUpdate coefficients(const SolverCall& call) {
+  return {call.point, call.velocity,
+          call.keep,  {call.mix[0], call.mix[1], call.mix[2]},
+          call.stay,  {call.lead[0], call.lead[1]}};
+}
+
+// One call's update in the arithmetic of Real. `latest` holds as many predictions as the run mixes, on entry the
+// velocity in the first. x and y may be one.
 template <class Real, std::size_t depth>
 void update(const SolverCall& call, std::span<Buffer> latest, std::span<float> x, std::span<float> y) {
-  const auto real = [](double value) { return static_cast<Real>(value); };
-  Buffer& newest = latest[0];
+  const ops::SolverUpdate by = coefficients(call);
+  float* newest = latest[0].data();
+  const float* second = latest[depth > 1 ? 1 : 0].data();
+  const float* third = latest[depth > 2 ? 2 : 0].data();
   for (std::size_t k = 0; k < y.size(); ++k) {
-    newest[k] = static_cast<float>(real(call.point) * y[k] + real(call.velocity) * newest[k]);
-    Real mixed = real(call.keep) * x[k] + real(call.mix[0]) * newest[k];
-    if constexpr (depth > 1) mixed += real(call.mix[1]) * latest[1][k];
-    if constexpr (depth > 2) mixed += real(call.mix[2]) * latest[2][k];
-    x[k] = static_cast<float>(mixed);
-    Real ahead = real(call.stay) * x[k] + real(call.lead[0]) * newest[k];
-    if constexpr (depth > 1) ahead += real(call.lead[1]) * latest[1][k];
-    y[k] = static_cast<float>(ahead);
+    const ops::SolverState next =
+        ops::update<Real, static_cast<int>(depth)>(by, {x[k], y[k], newest[k]}, second[k], third[k]);
+    newest[k] = next.newest;
+    x[k] = next.x;
+    y[k] = next.y;
   }
 }
 

@@ -1,11 +1,10 @@
 #include "statistics.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstring>
 
 #include "error.h"
+#include "ops/values.h"
 #include "parallel.h"
 
 // One function, compiled for several instruction sets; the program picks one when it starts.
@@ -21,9 +20,6 @@ namespace {
 
 constexpr std::int64_t kLeastVoxels = 4096;  // worth a thread
 
-float value_of(float value) { return value; }
-float value_of(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16U); }
-
 constexpr std::int64_t kTile = 32;    // channels whose sums stay in registers
 constexpr std::int64_t kBlock = 256;  // voxels that stay in the cache while tile after tile is added
 
@@ -35,17 +31,13 @@ inline __attribute__((always_inline)) void add_tile(const Value* values, std::in
   if (width == kTile) {
     for (std::int64_t voxel = 0; voxel < voxels; ++voxel) {
       for (std::int64_t c = 0; c < kTile; ++c) {
-        const auto value = static_cast<double>(value_of(values[voxel * channels + c]));
-        sum[c] += value;
-        square[c] += value * value;
+        ops::add(static_cast<double>(ops::value_of(values[voxel * channels + c])), sum[c], square[c]);
       }
     }
   } else {
     for (std::int64_t voxel = 0; voxel < voxels; ++voxel) {
       for (std::int64_t c = 0; c < width; ++c) {
-        const auto value = static_cast<double>(value_of(values[voxel * channels + c]));
-        sum[c] += value;
-        square[c] += value * value;
+        ops::add(static_cast<double>(ops::value_of(values[voxel * channels + c])), sum[c], square[c]);
       }
     }
   }

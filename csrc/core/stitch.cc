@@ -4,6 +4,7 @@
 #include <string>
 
 #include "error.h"
+#include "ops/blend.h"
 
 namespace ctfast {
 namespace {
@@ -78,7 +79,7 @@ void Stitcher::add(std::size_t index, std::span<const float> patch) {
             out_.data() +
             size((channel * volume_[0] + start[0] + i) * scale_[0] + x) * size(volume_[1] * scale_[1]) * out_row +
             size((start[1] + j) * scale_[1] + y) * out_row + size(start[2] * scale_[2]);
-        for (std::size_t k = 0; k < patch_row; ++k) to[k] += from[k] * row[k];
+        for (std::size_t k = 0; k < patch_row; ++k) to[k] = ops::blended(to[k], from[k], row[k]);
       }
     }
   }

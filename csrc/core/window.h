@@ -8,6 +8,8 @@
 #include <span>
 #include <vector>
 
+#include "ops/blend.h"
+
 namespace ctfast {
 
 using Extent3 = std::array<std::int64_t, 3>;
@@ -28,9 +30,8 @@ struct WindowWeights {
   float floor = 0.0F;
 
   float at(std::int64_t i, std::int64_t j, std::int64_t k) const {
-    const float product = axis[0][static_cast<std::size_t>(i)] * axis[1][static_cast<std::size_t>(j)] *
-                          axis[2][static_cast<std::size_t>(k)];
-    return product < floor ? floor : product;
+    return ops::window_weight(axis[0][static_cast<std::size_t>(i)], axis[1][static_cast<std::size_t>(j)],
+                              axis[2][static_cast<std::size_t>(k)], floor);
   }
 };
 
