@@ -96,7 +96,8 @@ def _run(
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    """The tensor as the kernel can read it: offsets within a block of tokens are 32 bits wide."""
+    return tensor if tensor.stride(-1) == 1 and tensor.stride(1) < 2**22 else tensor.contiguous()
 
 
 def _check(
@@ -297,7 +298,7 @@ ATTENTION = Tunable(
         _configuration(queries, keys, warps, stages)
         for queries, warps in ((64, 4), (128, 4), (128, 8), (256, 8))
         for keys in (32, 64, 128)
-        for stages in (2, 3, 4)
+        for stages in (2, 3)
     ],
     example=_example,
 )

@@ -89,8 +89,8 @@ def conv3d_sums(
     if not available(x):
         return _sums_twin(x, weight, bias, stride, second, scale, shift, silu, embedding, residual, out)
     config = _chosen(x, weight, stride, second)
-    blocks = _blocks(config, shape)
-    partial_sums = torch.zeros(shape[0], blocks, 2, shape[1], dtype=torch.float32, device=x.device)
+    blocks = _blocks(config, shape, _slides(config, weight.shape[-1], stride))
+    partial_sums = torch.empty(shape[0], blocks, 2, shape[1], dtype=torch.float32, device=x.device)
     result = run(
         config, shape, x, weight, bias, stride, second, scale, shift, silu, embedding, residual, out, partial_sums
     )
@@ -115,9 +115,9 @@ def _slides(config: Configuration, edge: int, stride: int) -> bool:
     return bool(config["SLIDE"]) and edge == 3 and stride == 1
 
 
-def _blocks(config: Configuration, shape: Sequence[int], slide: bool | None = None) -> int:
-    """How many blocks of voxels a result has; at least as many as are used where ``slide`` is not told."""
-    rows = int(config["BLOCK_VOXELS"]) - (2 if (slide or (slide is None and config["SLIDE"])) else 0)
+def _blocks(config: Configuration, shape: Sequence[int], slide: bool) -> int:
+    """How many blocks of voxels a result has."""
+    rows = int(config["BLOCK_VOXELS"]) - (2 if slide else 0)
     return -(-(shape[2] * shape[3] * shape[4]) // rows)
 
 
@@ -289,26 +289,15 @@ def default(made: int, dtype: torch.dtype) -> Configuration:
     return _configuration(128, 64, 64, 8, 3, True) if made <= 64 else _configuration(128, 128, 64, 8, 3, False)
 
 
+#: Few, since every pair of widths compiles them all once more.
 CANDIDATES: list[Configuration] = [
     *(
-        _configuration(voxels, made, given, warps, stages, False)
-        for voxels, made, warps in (
-            (128, 64, 4),
-            (256, 64, 8),
-            (128, 128, 4),
-            (128, 128, 8),
-            (256, 128, 8),
-            (128, 256, 8),
-        )
-        for given in (32, 64)
-        for stages in (2, 3, 4)
+        _configuration(voxels, made, 64, warps, stages, False)
+        for voxels, made, warps in ((128, 64, 4), (128, 128, 8), (256, 128, 8), (128, 256, 8))
+        for stages in (3, 4)
     ),
-    *(
-        _configuration(voxels, made, given, 8, stages, True)
-        for voxels, made in ((128, 64), (256, 64), (128, 128))
-        for given in (32, 64)
-        for stages in (2, 3)
-    ),
+    *(_configuration(voxels, 64, 64, 8, stages, True) for voxels in (128, 256) for stages in (2, 3)),
+    _configuration(128, 128, 64, 8, 2, True),
 ]
 
 #: Keyed by (batch, channels, X, Y, Z, made, edge, stride): see ``faster``.

@@ -250,9 +250,9 @@ DEPTHWISE = Tunable(
     default(torch.bfloat16),
     [
         _configuration(brick, given, made, warps)
-        for brick in ((2, 4, 8), (4, 4, 4), (4, 4, 8), (2, 8, 8))
-        for given in (16, 32, 64)
-        for made in (64, 128, 256)
+        for brick in ((4, 4, 4), (2, 4, 8), (4, 4, 8))
+        for given in (32, 64)
+        for made in (64, 128)
         for warps in (4, 8)
     ],
     example=_example,

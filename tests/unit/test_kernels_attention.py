@@ -99,6 +99,7 @@ def test_every_configuration_gives_the_same() -> None:
     wanted = torchs(q, k, v)
     blocks = {(config["BLOCK_QUERIES"], config["BLOCK_KEYS"]): config for config in ATTENTION.candidates}
     with on_triton():
+        assert ATTENTION.example((1, 9, 2, 16), torch.float32, DEVICE)(ATTENTION.default).shape == (1, 9, 2, 16)
         for config in blocks.values():
             assert relative(_run(config, q, k, v, 32**-0.5, None, None, None), wanted) < LIMITS[torch.float32]
 

@@ -10,7 +10,7 @@ import pytest
 from support.kernels import DEVICE, LIMITS, on_triton, random, relative, torch
 
 from ctfast.kernels import conv3d as module
-from ctfast.kernels.conv3d import conv3d, conv3d_sums, faster
+from ctfast.kernels.conv3d import CONV3D, conv3d, conv3d_sums, faster
 from ctfast.kernels.reference.conv3d import conv3d as twin
 
 F = torch.nn.functional
@@ -102,6 +102,25 @@ def test_scale_without_silu_and_silu_without_scale() -> None:
     with blocks(False):
         for options in (affine, {"second": more["second"], "silu": True}):
             assert relative(conv3d(x, weight, **options), torchs(x, weight, **options)) < LIMITS[torch.float32]
+
+
+@pytest.mark.parametrize(("edge", "stride"), [(1, 1), (1, 2), (3, 1)])
+def test_sums_of_several_blocks_and_volumes(edge: int, stride: int) -> None:
+    """63 voxels: one block of the plain way, two of the other, which only 3^3 with stride 1 takes."""
+    x = random(2, 2, 63 * stride, 1, 1) + torch.tensor([0.0, 5.0], device=DEVICE).view(2, 1, 1, 1, 1)
+    with blocks(True):
+        found, sums, squares = conv3d_sums(x, random(3, 2, edge, edge, edge, seed=1), stride=stride)
+    assert relative(sums, found.double().sum((2, 3, 4))) < 1e-5
+    assert relative(squares, found.double().square().sum((2, 3, 4))) < 1e-5
+
+
+def test_candidates_run() -> None:
+    run = CONV3D.example((1, 3, 2, 2, 2, 4, 1, 1), torch.float32, DEVICE)
+    rival = CONV3D.rival
+    assert rival is not None
+    with on_triton():
+        for config in CONV3D.candidates[::4]:
+            assert run(config).shape == rival((1, 3, 2, 2, 2, 4, 1, 1), torch.float32, DEVICE)().shape
 
 
 def test_any_order_of_memory() -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from support.kernels import DEVICE, LIMITS, on_triton, random, relative, torch
 
-from ctfast.kernels.depthwise import depthwise, in_order
+from ctfast.kernels.depthwise import DEPTHWISE, depthwise, in_order
 from ctfast.kernels.reference.depthwise import depthwise as twin
 
 F = torch.nn.functional
@@ -47,6 +47,12 @@ def test_biases_and_silu(dtype: torch.dtype, silu: Literal["between", "behind"] 
     assert found.dtype == dtype
     assert relative(found, wanted) < LIMITS[dtype]
     assert relative(twin(x, weight, point, bias, point_bias, silu), wanted) < LIMITS[dtype]
+
+
+def test_candidates_run() -> None:
+    run = DEPTHWISE.example((1, 2, 3, 1, 2, 4), torch.float32, DEVICE)
+    with on_triton():
+        assert all(run(config).shape == (1, 4, 3, 1, 2) for config in DEPTHWISE.candidates[::9])
 
 
 def test_any_order_of_memory_and_a_part_of_a_tensor() -> None:

@@ -10,7 +10,7 @@ from support.kernels import DEVICE, LIMITS, on_triton, random, relative, torch
 
 from ctfast.kernels import trilinear_conv as module
 from ctfast.kernels.reference.trilinear_conv import trilinear_conv as twin
-from ctfast.kernels.trilinear_conv import faster, fold, trilinear_conv
+from ctfast.kernels.trilinear_conv import TRILINEAR_CONV, faster, fold, trilinear_conv
 
 F = torch.nn.functional
 #: One program where the default would take several: the interpreter's time goes with their number.
@@ -85,6 +85,15 @@ def test_nan_stays_where_it_is_seen() -> None:
     # Voxel 0 reaches 0 and 1 of the enlarged tensor and a quarter of 2, and the convolution one further.
     assert bool(lost[:3].all())
     assert not bool(lost[5:].any())
+
+
+def test_candidates_run() -> None:
+    shape = (1, 2, 1, 1, 2, 3)
+    rival = TRILINEAR_CONV.rival
+    assert rival is not None
+    with on_triton():
+        found = TRILINEAR_CONV.example(shape, torch.float32, DEVICE)(TRILINEAR_CONV.candidates[-1])
+    assert found.shape == rival(shape, torch.float32, DEVICE)().shape
 
 
 def test_no_table_says_no() -> None:
