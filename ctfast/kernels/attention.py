@@ -285,7 +285,9 @@ def _configuration(queries: int, keys: int, warps: int, stages: int) -> Configur
 
 def _default(width: int, dtype: torch.dtype) -> Configuration:
     """What fits into the registers of compute capability 8.0 and 9.0 (by the assembler's report)."""
-    if width > 128 or dtype == torch.float32:
+    if dtype == torch.float32 and width > 32:
+        return _configuration(32, 32, 8, 2)
+    if dtype == torch.float32 or width > 128:
         return _configuration(64, 32, 8, 2)
     return _configuration(128, 64, 8, 3 if width <= 64 else 2)
 
