@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.affine_silu import affine_silu
+from ..kernels.conv3d import conv3d, faster
 from ..kernels.dispatch import available
 from ..kernels.epilogue import epilogue
 from ..kernels.group_norm_silu import group_norm_silu
@@ -56,7 +57,8 @@ def convolution(attributes: Attributes, x: Tensor, kernel: Tensor, bias: Tensor 
     """A convolution with its bias; of a label map, [B, X, Y, Z] of whole numbers, that of its bits."""
     if _is_label_map(x):
         return unpack_bits(x, kernel, _vector(bias))
-    return convolve(attributes, x, kernel, _vector(bias))
+    made = _in_one(attributes, x, kernel, _vector(bias))
+    return convolve(attributes, x, kernel, _vector(bias)) if made is None else made
 
 
 def convolution_epilogue(attributes: Attributes, *tensors: Tensor) -> Tensor:
@@ -64,6 +66,9 @@ def convolution_epilogue(attributes: Attributes, *tensors: Tensor) -> Tensor:
     given = _named(attributes, tensors)
     x, kernel, bias, added = given["x"], given["kernel"], _vector(given.get("bias")), given.get("added")
     silu = _true(attributes, "silu")
+    at_once = None if silu or _is_label_map(x) else _in_one(attributes, x, kernel, bias, added)
+    if at_once is not None:
+        return at_once
     if _is_label_map(x):
         made = unpack_bits(x, kernel, bias, silu and added is None)
         bias, silu = None, silu and added is not None
@@ -84,11 +89,45 @@ def convolution_epilogue(attributes: Attributes, *tensors: Tensor) -> Tensor:
     return epilogue(made, bias, residual=added, silu=silu, out=made)
 
 
+def _in_one(
+    attributes: Attributes,
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    added: Tensor | None = None,
+    second: Tensor | None = None,
+) -> Tensor | None:
+    """A convolution with all that is added in one kernel, where a table says that this is faster here, or None."""
+    if not (available(x) and kernel.ndim == 5 and kernel.shape[-1] in (1, 3)):
+        return None
+    edge, strides = kernel.shape[-1], set(whole_numbers(attributes["strides"]))
+    padding = {*whole_numbers(attributes["pads_begin"]), *whole_numbers(attributes["pads_end"])}
+    kept = padding == {edge // 2} and set(whole_numbers(attributes["dilations"])) == {1}
+    if set(kernel.shape[2:]) != {edge} or not kept or strides not in ({1}, {2}):
+        return None
+    (stride,), x = strides, x.to(kernel.dtype)
+    if not faster(x, kernel, stride, second):
+        return None
+    embedding, residual = None, None
+    if added is not None:
+        shape = (x.shape[0], kernel.shape[0])
+        if tuple(added.shape) == (*shape, 1, 1, 1):
+            embedding = added.flatten(1)
+        elif tuple(added.shape) == (*shape, *(-(-extent // stride) for extent in x.shape[2:])):
+            residual = added
+        else:
+            return None
+    return conv3d(x, kernel, bias, stride, second, embedding=embedding, residual=residual)
+
+
 def pair_convolution(attributes: Attributes, *tensors: Tensor) -> Tensor:
     """A pointwise convolution of two tensors side by side."""
     given = _named(attributes, tensors)
     kernel, bias = given["kernel"], _vector(given.get("bias"))
     parts = [given[name].to(kernel.dtype) for name in ("x", "second")]
+    made = _in_one(attributes, parts[0], kernel, bias, second=parts[1])
+    if made is not None:
+        return made
     return products(parts, kernel, None if bias is None else bias.to(kernel.dtype))
 
 

@@ -1,8 +1,8 @@
 """A plan's network as torch runs it: OpenVINO's graph of operations, carried out one after the other.
 
 What can be computed in advance, such as weights that are widened or turned, is; a tensor is let go of after its last
-use. In bf16, weights of convolutions are bf16 and features follow them, but a convolution whose result the exporter
-wants exact (docs/plan_format.md) computes in float32, and so does what is made of a network's vectors.
+use. In bf16, weights of convolutions are bf16 and features follow them (and so in fp16), but a convolution whose result
+the exporter wants exact (docs/plan_format.md) computes in float32, and so does what is made of a network's vectors.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class Graph:
         """
         self._title, self._device, self._dtype = title, device, dtype
         layers = fused(
-            _read(xml), lambda layer: self._constant(layer, weights).reshape(-1).tolist(), gpu=_has_kernels(device)
+            _read(xml),
+            lambda layer: self._constant(layer, weights).reshape(-1).tolist(),
+            gpu=_has_kernels(device, dtype),
         )
         self._known: dict[Slot, Tensor] = {}
         self._steps: list[_Step] = []
@@ -146,6 +148,10 @@ class Graph:
                 step = _Step(_same, (other,), slots)
                 self._keep(step)
                 return
+        if layer.kind == "PReLU" and _is_one(self._known.get(layer.inputs[1])):
+            # It only marks what is wanted in float32.
+            self._keep(_Step(_same, layer.inputs[:1], slots))
+            return
         attributes = layer.attributes
         if layer.kind in _KERNELS and layer.inputs[1] in self._known:
             dtype = torch.float32 if exact else self._dtype
@@ -202,8 +208,9 @@ def _in_order(kernel: Tensor) -> Tensor:
     return kernel.contiguous(memory_format=torch.channels_last_3d if last else torch.contiguous_format)
 
 
-def _has_kernels(device: torch.device) -> bool:
-    return triton is not None and device.type == "cuda"
+def _has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether kernels run in Triton: they take tensors that are channels last, which in float32 none is."""
+    return triton is not None and device.type == "cuda" and dtype != torch.float32
 
 
 def _is_number(tensor: Tensor) -> bool:
@@ -217,6 +224,10 @@ def _same(x: Tensor) -> Tensor:
 
 def _is_zero(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.ndim == 0 and tensor.is_floating_point() and float(tensor) == 0.0
+
+
+def _is_one(tensor: Tensor | None) -> bool:
+    return tensor is not None and bool((tensor == 1).all())
 
 
 def _name(names: frozenset[str], wanted: Sequence[str]) -> str:

@@ -23,8 +23,8 @@ except ImportError:
 
 __all__ = ["INTERPRETED", "available", "channels_last", "interpreter_on_cpu", "jit", "launch", "tl", "triton"]
 
-#: Whether kernels are run by triton's interpreter, on any device: TRITON_INTERPRET as triton read it.
-INTERPRETED: bool = triton is not None and bool(triton.knobs.runtime.interpret)
+#: Whether kernels are run by triton's interpreter, on any device: TRITON_INTERPRET as triton reads it.
+INTERPRETED = triton is not None and os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 _ON_CPU: ContextVar[bool] = ContextVar("interpreter_on_cpu", default=False)
 

@@ -19,6 +19,8 @@ interpreter_gaps.fill()
 #: A GPU where there is one, else the CPU with Triton's interpreter (tests/conftest.py).
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
+torch.backends.cudnn.allow_tf32 = False  # float32 is float32 on a GPU too
+
 #: Limits of the relative L2 error against the same formula in float64 or float32, by type.
 LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 

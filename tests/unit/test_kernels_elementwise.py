@@ -66,6 +66,16 @@ def test_epilogue_of_edge_shapes(size: tuple[int, ...], channels: int) -> None:
     assert relative(found, x.double() + spread(embedding)) < 1e-6
 
 
+def test_a_wider_residual() -> None:
+    """What a ControlNet gives in float32 does not widen features in 16 bits."""
+    x, residual = random(1, 8, 2, 3, 4, dtype=torch.bfloat16), random(1, 8, 2, 3, 4, seed=1)
+    with on_triton():
+        found = epilogue(x, residual=residual)
+    for result in (found, epilogue_twin.epilogue(x, residual=residual)):
+        assert result.dtype == torch.bfloat16
+        assert relative(result, x.double() + residual.double()) < 5e-3
+
+
 def test_non_finite_values_and_other_orders() -> None:
     x = random(1, 8, 2, 3, 4)
     x[0, 3, 1, 1, 1] = float("nan")

@@ -108,7 +108,7 @@ def test_other_orders_of_memory_are_kept() -> None:
     with on_triton():
         wanted = group_norm_silu(x, 2, None, None, 1e-5, True)
         found = group_norm_silu(x.contiguous(), 2, None, None, 1e-5, True)
-        part = affine_silu(x[:, ::2], torch.ones(1, 4), torch.zeros(1, 4), False)
+        part = affine_silu(x[:, ::2], torch.ones(1, 4, device=DEVICE), torch.zeros(1, 4, device=DEVICE), False)
     assert found.is_contiguous()
     assert relative(found, wanted) < 1e-6
     assert torch.equal(part, x[:, ::2])

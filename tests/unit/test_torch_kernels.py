@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from support import tiny_models, tiny_networks  # noqa: E402
 
-from ctfast.backends import torch_graph  # noqa: E402
+from ctfast.backends import torch_fused_ops, torch_graph  # noqa: E402
 from ctfast.backends.torch_fusion import fused  # noqa: E402
 from ctfast.backends.torch_graph import Graph, _read  # noqa: E402
 
@@ -25,7 +25,12 @@ Kinds = Counter[str]
 
 
 def opened(
-    xml: bytes, weights: bytes, monkeypatch: pytest.MonkeyPatch, way: str, dtype: Any = torch.float32
+    xml: bytes,
+    weights: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    dtype: Any = torch.float32,
+    device: Any = CPU,
 ) -> tuple[Graph, Kinds]:
     """A graph as on a CPU, as on a GPU, or without anything put together; and its layers by kind."""
     layers: list[Any] = []
@@ -36,7 +41,7 @@ def opened(
 
     monkeypatch.setattr(torch_graph, "fused", find)
     names = [min(next(iter(layer.names.values()))) for layer in _read(xml) if layer.kind == "Parameter"]
-    graph = Graph("the graph", xml, memoryview(weights), names, ["y"], CPU, dtype)
+    graph = Graph("the graph", xml, memoryview(weights), names, ["y"], device, dtype)
     return graph, Counter(kinds(layers))
 
 
@@ -127,18 +132,18 @@ def test_official_networks(
 
 def test_official_denoiser_by_triton(exported: dict[str, tuple[bytes, bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16, so that tensors are channels last and kernels take them; against float32."""
-    from support.kernels import on_triton
+    from support.kernels import DEVICE, on_triton
 
     xml, weights = exported["denoiser"]
     given = {name: values[:1] for name, values in inputs_of(xml).items()}
     exact, _ = opened(xml, weights, monkeypatch, "apart")
     wanted = exact.run(given)
-    graph, _ = opened(xml, weights, monkeypatch, "gpu", torch.bfloat16)
+    graph, _ = opened(xml, weights, monkeypatch, "gpu", torch.bfloat16, DEVICE)
     plain = graph.run(given)
     with on_triton():
         results = graph.run(given)
     for output, values in wanted.items():
-        errors = [float((each[output] - values).norm() / values.norm()) for each in (results, plain)]
+        errors = [float((each[output].cpu() - values).norm() / values.norm()) for each in (results, plain)]
         assert 0 < errors[0] < max(1.5 * errors[1], 1e-2)
         assert errors[1] < 3e-2
 
@@ -269,6 +274,33 @@ def test_patterns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert float((result - truth).norm() / truth.norm()) < 1e-6
 
 
+@pytest.mark.parametrize("name", ["bias read twice", "a tensor added", "pair", "doubled and halved", "convolutions"])
+def test_convolutions_with_what_is_added_in_one_kernel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a table says that it is faster: one that says so of all shapes."""
+    from support.kernels import DEVICE, on_triton
+
+    more = {"convolutions": (lambda x, y: op.add(convolution(embedded(biased(x, edge=1))), convolution(y)), {})}
+    ports = [volume(), volume("other")]
+    model = ov.Model([tiny_networks._named((CASES | more)[name][0](*ports), "y")], ports, "case")
+    xml, weights = tiny_networks.to_ir(model)
+    given = {name: values[:1, ..., :3] for name, values in inputs_of(xml.encode()).items()}
+    exact, _ = opened(xml.encode(), weights, monkeypatch, "apart")
+    truth = exact.run(given)["y"]
+    own, calls = torch_fused_ops.conv3d, []
+
+    def conv3d(*tensors: Any, **more: Any) -> Any:
+        calls.append(tensors)
+        return own(*tensors, **more)
+
+    monkeypatch.setattr(torch_fused_ops, "conv3d", conv3d)
+    monkeypatch.setattr(torch_fused_ops, "faster", lambda *_: True)
+    graph, found = opened(xml.encode(), weights, monkeypatch, "gpu", device=DEVICE)
+    with on_triton():
+        result = graph.run(given)["y"].cpu()
+    assert len(calls) == sum(count for kind, count in found.items() if "Convolution" in kind) > 0
+    assert float((result - truth).norm() / truth.norm()) < 1e-5
+
+
 def stage(masked: bool, silu: bool, vector: tuple[int, ...] = (1, 1, 1, 1, 6)) -> ov.Model:
     x = tiny_networks._input("x", [1, -1, -1, -1, 6])
     scale, shift = (tiny_networks._input(name, list(vector)) for name in ("scale", "shift"))
@@ -283,19 +315,19 @@ def stage(masked: bool, silu: bool, vector: tuple[int, ...] = (1, 1, 1, 1, 6)) -
 
 @pytest.mark.parametrize(("masked", "silu"), [(True, True), (False, True), (True, False)])
 def test_stages(masked: bool, silu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from support.kernels import on_triton
+    from support.kernels import DEVICE, on_triton
 
     xml, weights = tiny_networks.to_ir(stage(masked, silu))
     given = {name: values[:1] for name, values in inputs_of(xml.encode()).items()}
     exact, _ = opened(xml.encode(), weights, monkeypatch, "apart")
     truth = exact.run(given)["y"]
-    graph, found = opened(xml.encode(), weights, monkeypatch, "cpu")
+    graph, found = opened(xml.encode(), weights, monkeypatch, "cpu", device=DEVICE)
     assert sorted(kind for kind in found if kind not in ("Const", "Parameter", "Result", "Transpose")) == sorted(
         [" ".join(["AffineSilu", "shift", *["mask"] * masked, *["silu"] * silu]), "Convolution"]
     )
-    results = [graph.run(given)["y"]]
+    results = [graph.run(given)["y"].cpu()]
     with on_triton():
-        results.append(graph.run(given)["y"])
+        results.append(graph.run(given)["y"].cpu())
     for result in results:
         assert float((result - truth).norm() / truth.norm()) < 1e-6
 
