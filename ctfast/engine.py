@@ -360,7 +360,7 @@ class Engine:
                 planes = self._native.label_bits(labels, bits)
                 embeddings.append(session.run({"condition": planes[np.newaxis]})["condition_embedding"])
             else:
-                embeddings.append(device.embed(session, labels, bits))
+                embeddings.append(device.embed(session, labels))
         report(observer, "condition", len(maps), len(maps))
         return embeddings
 

@@ -79,8 +79,8 @@ class Ours:
         if port == "condition_embedding":
             labels = np.zeros([_COUNTED * factor for factor in self.manifest.latent.compression], np.uint16)
             sessions = self.engine._sessions
-            session, bits = sessions.get("controlnet_condition"), self.manifest.labels.bits
-            embedding: torch.Tensor = sessions.backend.on_device.embed(session, labels, bits)
+            session = sessions.get("controlnet_condition")
+            embedding: torch.Tensor = sessions.backend.on_device.embed(session, labels)
             return embedding
         shapes = {"latent": (1, self.manifest.latent.channels, *[_COUNTED] * 3), "spacing": (1, 3)}
         shapes |= dict.fromkeys(("timestep", "class_label"), (1,))

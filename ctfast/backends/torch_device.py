@@ -79,12 +79,11 @@ class TorchDevice:
 
         return _native.AddressedSession(list(graph.inputs), run)
 
-    def embed(self, session: GraphSession, labels: NDArray[np.uint16], bits: int) -> Tensor:
-        """The ControlNet's embedding of a label map, (1, channels, x, y, z)."""
+    def embed(self, session: GraphSession, labels: NDArray[np.uint16]) -> Tensor:
+        """The ControlNet's embedding of a label map, (1, channels, x, y, z); its first convolution reads the bits."""
         with self._current():
-            values = torch.from_numpy(labels.astype(np.int32)).to(self._device)
-            planes = torch.stack([(values >> bit) & 1 for bit in range(bits)])[None].to(session.graph.dtype)
-            return session.graph.compute({"condition": planes})["condition_embedding"].float()
+            given = torch.from_numpy(np.ascontiguousarray(labels)).to(self._device)[None]
+            return session.graph.compute({"condition": given})["condition_embedding"].float()
 
     def sample(
         self,
