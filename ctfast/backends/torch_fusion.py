@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from .torch_layers import Layer, LayerGraph, Slot, extents
+from .torch_layers import Layer, LayerGraph, Slot
 from .torch_linear_fusion import fuse_linear
 
 _CONVOLUTIONS = ("Convolution", "PhaseUpsample")
@@ -264,6 +264,3 @@ def _affine(graph: LayerGraph, product: Layer) -> None:
         if mask.kind == "Parameter" and len(mask.shape) == 5 and mask.shape[0] == 1 and mask.shape[2:] == (1, 1, 1):
             masked = replace(masked, kind=one.kind, attributes=one.attributes, inputs=one.inputs)
             graph.replace((one,), masked.with_part("mask", mask.slot))
-
-
-__all__ = ["Layer", "Slot", "extents", "fused"]

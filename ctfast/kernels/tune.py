@@ -18,7 +18,7 @@ import torch
 
 from ..io.atomic import OutputFiles
 from .dispatch import triton
-from .tuning import Tunable, file_name, table_path, tune, type_name
+from .tuning import Tunable, table_path, tune, type_name
 
 #: Where an operation's Tunable is: module and name.
 _TUNABLES = {
@@ -144,8 +144,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{path}: {', '.join(table['operations'])} on {name}")
     return 0
 
-
-__all__ = ["file_name", "main", "measure", "tunable"]
 
 if __name__ == "__main__":
     sys.exit(main())
