@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import cuda
 from ..errors import RequestError
+from .torch_updates import stream_of
 
 Take = Callable[[int, NDArray[Any]], object]
 Convert = Callable[[int, Tensor], Tensor]
@@ -79,16 +81,38 @@ class Intensities:
     def __call__(self, first: int, rows: Tensor) -> Tensor:
         """[rows, y, x, 1] to [rows, y, x]."""
         image = rows[..., 0]
+        self._voxels += image.numel()
+        inside = None if self.labels is None else np.ascontiguousarray(self.labels[first : first + len(image)] != 0)
+        return self._by_kernel(image, inside) if cuda.serves(image) else self._by_torch(image, inside)
+
+    def _by_torch(self, image: Tensor, inside: NDArray[np.bool_] | None) -> Tensor:
         finite = torch.isfinite(image)
         bad = (~finite).sum()
         self._bad = bad if self._bad is None else self._bad + bad
-        self._voxels += image.numel()
         value = torch.where(finite, image, 0.0) * self.scale + self.offset
         low, high = max(self.low, _INT16.min), min(self.high, _INT16.max)
         result = value.clamp(low, high).round().to(torch.int16)
-        if self.labels is not None:
-            inside = np.ascontiguousarray(self.labels[first : first + len(result)] != 0)
+        if inside is not None:
             result.masked_fill_(~torch.from_numpy(inside).to(result.device), self.air)
+        return result
+
+    def _by_kernel(self, image: Tensor, inside: NDArray[np.bool_] | None) -> Tensor:
+        """The same in one pass over the image."""
+        if self._bad is None:
+            self._bad = torch.zeros(1, dtype=torch.int64, device=image.device)
+        result = torch.empty(image.shape, dtype=torch.int16, device=image.device)
+        cuda.intensities(
+            image,
+            result,
+            self._bad,
+            scale=self.scale,
+            offset=self.offset,
+            low=self.low,
+            high=self.high,
+            air=self.air,
+            labels=None if inside is None else torch.from_numpy(inside).to(image.device),
+            stream=stream_of(image),
+        )
         return result
 
     def check(self) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import DeviceError, PlanError
 from ..observer import Observer, report
 from .torch_recorder import Recorder, Recording, Tensors
+from .torch_updates import updates
 
 if TYPE_CHECKING:
     from .._native import SolverCall
@@ -94,8 +95,7 @@ def integrate(
 ) -> Tensor:
     """The data of ``noise`` (channels, x, y, z); CancelledError if the observer stops it."""
     latent, timestep = recording.inputs["latent"], recording.inputs["timestep"]
-    x = y = noise
-    before = older = torch.zeros((), device=noise.device)
+    state = updates(calls, noise, guidance)
     pace = _Pace(noise.device)
     reported = -1
     for call in calls:
@@ -103,17 +103,12 @@ def integrate(
             reported = call.step
             pace.wait()
             report(observer, "sample", reported, steps)
-        latent.copy_(y.expand(latent.shape))
+        latent.copy_(state.y.expand(latent.shape))
         timestep.fill_(call.t)
-        answer = recording.run()
-        velocity = answer[0] if guidance == 0 else answer[1] + guidance * (answer[0] - answer[1])
-        newest = call.velocity * velocity if call.point == 0 else call.point * y + call.velocity * velocity
-        x = _mixed(call.keep, x, call.mix, (newest, before, older))
-        y = _mixed(call.stay, x, call.lead, (newest, before))
-        older, before = before, newest
+        state(call, recording.run())
         pace.note()
     report(observer, "sample", steps, steps)
-    return y
+    return state.y
 
 
 def finished(latent: Tensor) -> NDArray[np.float32]:
@@ -126,15 +121,6 @@ def finished(latent: Tensor) -> NDArray[np.float32]:
         )
     array: NDArray[np.float32] = latent.cpu().numpy()
     return array
-
-
-def _mixed(keep: float, base: Tensor, weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
-    """keep * base + weights . tensors, without what is times 0."""
-    result = base if keep == 1 else keep * base
-    for weight, tensor in zip(weights, tensors, strict=True):
-        if weight != 0:
-            result = result + weight * tensor
-    return result
 
 
 class _Pace:
