@@ -3,6 +3,7 @@
 #   make demo     install ctfast and generate one volume with a picture of it, in out/
 #   make test     install what the tests need; run the C++ tests and pytest on the installed package
 #   make lint     ruff, mypy --strict, clang-format
+#   make cuda     compile the CUDA kernels for all architectures, where nvcc is found
 #   make native   build the extension into the source tree, for development
 #   make clean    remove what these made
 #
@@ -20,15 +21,15 @@ WITH_TOOLS := PATH="$(BIN):$$PATH"
 TOOLS := "cmake>=3.22" "ninja>=1.10" "pybind11>=3" "einops>=0.7"
 # What an installed package is made of; a change there installs it again.
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc ctfast export -type f ! -name '*.pyc' ! -name '*.so' ! -path '*/.*')
-CXX_FILES = $(shell find csrc tests/cpp -name '*.cc' -o -name '*.h')
+CXX_FILES = $(shell find csrc tests/cpp -name '*.cc' -o -name '*.h' -o -name '*.cu')
 APT := On Debian and Ubuntu: sudo apt install g++ make python3-dev python3-venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test cpp-tests lint native clean
+.PHONY: help demo test cpp-tests lint cuda native clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,7s/^#//p' Makefile
+	@sed -n '3,8s/^#//p' Makefile
 
 demo: $(VENV)/.package
 	@mkdir -p "$(OUT)"
@@ -39,7 +40,7 @@ demo: $(VENV)/.package
 	@echo "picture:  $(abspath $(OUT))/ct.png"
 
 # From a folder of its own, so that `ctfast` is the installed package in the tests' subprocesses too.
-test: $(VENV)/.test cpp-tests
+test: $(VENV)/.test cpp-tests cuda
 	@mkdir -p build/pytest
 	cd build/pytest && $(BIN)/pytest -c "$(CURDIR)/pyproject.toml" "$(CURDIR)/tests"
 
@@ -52,6 +53,10 @@ lint: $(VENV)/.lint | ctfast/export
 	$(BIN)/ruff check
 	$(BIN)/mypy --strict ctfast benchmarks/scripts
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+cuda: $(VENV)/.test
+	@command -v nvcc > /dev/null || { echo "make cuda: skipped, there is no nvcc"; exit 0; }; set -ex; \
+	  $(WITH_TOOLS) cmake --preset cuda; $(WITH_TOOLS) cmake --build --preset cuda
 
 native: $(VENV)/.test
 	$(WITH_TOOLS) cmake --preset dev -DPython_EXECUTABLE=$(BIN)/python
