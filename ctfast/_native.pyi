@@ -337,20 +337,20 @@ class Strategy:
 
 _Addressed: TypeAlias = tuple[str, tuple[int, ...], int]  # "f32", "bf16", "i64" or "u8"; shape; address
 
-class RowSums(Protocol):
+class _RowSums(Protocol):
     """Adds up a tensor that comes in parts, channels last."""
 
     def add(self, address: int, dtype: str, voxels: int, /) -> None: ...
     def totals(self) -> tuple[Sequence[float], Sequence[float]]:
         """Per channel: sums of the values, and of their squares."""
 
-class SpilledRows(Protocol):
+class _SpilledRows(Protocol):
     """Rows of a tensor in a place that is larger and slower."""
 
     def write(self, first: int, count: int, address: int, /) -> None: ...
     def read(self, first: int, count: int, address: int, /) -> None: ...
 
-class Memory(Protocol):
+class _Memory(Protocol):
     """Where the tensors between the stages of a program lie; the runtime knows addresses only."""
 
     def allocate(self, count: int, /) -> int: ...
@@ -361,8 +361,8 @@ class Memory(Protocol):
     def move(self, target: int, source: int, count: int, /) -> None:
         """Copy bytes that may overlap."""
 
-    def row_sums(self, channels: int, /) -> RowSums: ...
-    def spilled_rows(self, rows: int, width: int, /) -> SpilledRows: ...
+    def row_sums(self, channels: int, /) -> _RowSums: ...
+    def spilled_rows(self, rows: int, width: int, /) -> _SpilledRows: ...
 
 class Workspace:
     """Memory of programs that is kept from one run to the next: its first use takes longer than later ones.
@@ -371,7 +371,7 @@ class Workspace:
     comes from, if it is not this computer's own.
     """
 
-    def __init__(self, memory: Memory | None = None) -> None: ...
+    def __init__(self, memory: _Memory | None = None) -> None: ...
     @property
     def kept_bytes(self) -> int: ...
     def clear(self) -> None:

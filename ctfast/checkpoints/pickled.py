@@ -135,10 +135,27 @@ def _texts(*parts: object) -> str:
     return ":".join(map(str, parts))
 
 
+def _member(*given: object) -> Opaque:
+    """A member of an enum as the first releases of Python 3.11 write it, getattr(class, name). No attribute is read."""
+    if len(given) != 2 or given[0] is not Opaque or not isinstance(given[1], str):
+        raise _refusal("builtins", "getattr")
+    return Opaque()
+
+
+def _refusal(module: str, name: str) -> CheckpointError:
+    module = module.replace("__builtin__", "builtins")  # protocol 2 uses the old name
+    return CheckpointError(
+        f"it asks for {module}.{name}, which is not needed to hold weights and is never loaded; if you trust the file, "
+        "load it with torch where it was made and save the state dict alone"
+    )
+
+
 _GLOBALS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
+    ("builtins", "getattr"): _member,
+    ("__builtin__", "getattr"): _member,
     ("_codecs", "encode"): _encoded,
     ("torch", "Size"): tuple,
     ("torch", "device"): _texts,
@@ -167,11 +184,7 @@ class _Unpickler(pickle.Unpickler):
             return getattr(torch, name)
         if module == "monai.utils.enums":
             return Opaque
-        module = module.replace("__builtin__", "builtins")  # protocol 2 uses the old name
-        raise CheckpointError(
-            f"it asks for {module}.{name}, which is not needed to hold weights and is never loaded; if you trust the "
-            "file, load it with torch where it was made and save the state dict alone"
-        )
+        raise _refusal(module, name)
 
     def persistent_load(self, pid: Any) -> StorageRef:
         """A reference to one of the archive's storages."""

@@ -95,4 +95,4 @@ def test_make_explains_itself() -> None:
     """The help is cut out of the Makefile's head by line numbers."""
     done = subprocess.run(["make", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True)
     shown = [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("  ")]
-    assert shown == [["make", name] for name in ("demo", "test", "lint", "native", "clean")]
+    assert shown == [["make", name] for name in ("demo", "test", "lint", "cuda", "native", "clean")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import pickle
@@ -237,6 +238,18 @@ def test_code_in_a_checkpoint_is_named_and_never_run(function: Any, name: str, t
     ):
         read_checkpoint(path)
     assert not marker.exists()
+
+
+def test_members_of_enums_by_name(tmp_path: Path) -> None:
+    """As the first releases of Python 3.11 pickle them; by name nothing else is to be had."""
+    enums = importlib.import_module("monai.utils.enums")
+    state = {"weight": torch.ones(2)}
+    kept = saved(tmp_path / "enum.pt", {"state_dict": state, "space": Hostile(getattr, enums.SpaceKeys, "RAS")})
+    assert equal(read_checkpoint(kept).state_dict, state)
+    for owner, name in ((torch.Tensor, "tolist"), (OrderedDict, "clear"), (enums.SpaceKeys, 1)):
+        path = saved(tmp_path / "other.pt", {"state_dict": state, "other": Hostile(getattr, owner, name)})
+        with pytest.raises(CheckpointError, match=r"asks for (builtins\.getattr|torch\._tensor\.Tensor|torch\.Tensor)"):
+            read_checkpoint(path)
 
 
 def test_a_whole_module_is_refused(tmp_path: Path) -> None:
