@@ -126,7 +126,8 @@ def _read(file: Path, config: DataConfig, multiple: int) -> tuple[Tensor, Tensor
     if not bool(((label >= 0) & (label < 256) & (label == label.round())).all()):
         raise DataError(f"{beside}: expected whole labels from 0 to 255, found {label.min():g} to {label.max():g}")
     scale = ScaleIntensityRange(a_min=config.low, a_max=config.high, b_min=0, b_max=1, clip=True)
-    scaled = torch.as_tensor(scale(image))
+    # Without MONAI's metadata, which not every release of Python lets torch read again from a file.
+    scaled = torch.as_tensor(scale(image)).as_subclass(Tensor)
     spacing = np.linalg.norm(np.asarray(entry["image"].affine)[:3, :3], axis=0)
     return scaled.half(), label.to(torch.uint8), tuple(round(float(v), 6) for v in spacing)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HEADER = (ROOT / "csrc/cuda/ctfast_cuda.h").read_text()
 NAMES = set(re.findall(r"^CTFAST_CUDA_API .*?(ctfast_cuda_\w+)\(", HEADER, re.MULTILINE))
 TOOLS = ("nvcc", "cmake", "ninja", "nm")
+# CMake and Ninja of the environment first, as `make` has it: a system's may be too old for this nvcc.
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def disassembler() -> str | None:
@@ -29,7 +33,9 @@ def disassembler() -> str | None:
 
 
 def text(*command: str | Path) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    words, there = [str(part) for part in command], {**os.environ, "PATH": PATH}
+    words[0] = shutil.which(words[0], path=PATH) or words[0]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=there)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -53,7 +59,7 @@ def test_python_calls_what_the_header_declares() -> None:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library for one architecture."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    missing = [tool for tool in TOOLS if shutil.which(tool, path=PATH) is None]
     if missing:
         pytest.skip(f"compiling CUDA needs {', '.join(missing)}")
     folder = tmp_path_factory.mktemp("cuda")

@@ -158,6 +158,7 @@ def test_latents_are_cached_and_labelled_like_their_image(mixed: Path, tmp_path:
     done: list[tuple[str, int, int]] = []
     latents = encode_all(vae, loaded, versions, tmp_path / "latents.pt", lambda *args: done.append(args))
     assert done[-1] == ("encode", 15, 15)
+    assert all(type(row) is torch.Tensor for row in latents.rows)  # what any torch reads again
     batch = latents.batch(3, 2, 0)
     assert batch.latent.shape[0] == batch.labels.shape[0] == 2
     assert tuple(4 * n for n in batch.latent.shape[2:]) == tuple(batch.labels.shape[2:])
