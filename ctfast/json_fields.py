@@ -80,6 +80,10 @@ class Fields:
         self._expected(key, "a positive number" if positive else "a number", value)
         return 1.0
 
+    def number_or_none(self, key: str) -> float | None:
+        """A finite number, or None where there is none."""
+        return self.number(key) if self.has(key) else None
+
     def wholes(self, key: str, low: int, length: int | None = None) -> tuple[int, ...]:
         """A list of whole numbers of at least ``low``."""
         value = self._value(key)

@@ -32,15 +32,12 @@ class TorchMemory:
         """The address of ``count`` bytes; MemoryBudgetError if the device has not as many."""
         try:
             block = torch.empty(count, dtype=torch.uint8, device=self.device)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
             raise MemoryBudgetError(
                 f"could not allocate {count} bytes on device '{self.device}'; ask for a smaller size or a smaller "
                 "memory budget, or free memory"
             ) from error
-        address = block.data_ptr()
-        self._blocks[address] = block
-        insort(self._starts, address)
-        return address
+        return self._held(block)
 
     def release(self, address: int) -> None:
         """Give a block back; what is queued on the stream may still use it."""
@@ -49,11 +46,7 @@ class TorchMemory:
 
     def put(self, tensor: Tensor) -> int:
         """The address of a contiguous tensor on the device, which is held until it is released."""
-        flat = tensor.detach().view(-1).view(torch.uint8)
-        address = flat.data_ptr()
-        self._blocks[address] = flat
-        insort(self._starts, address)
-        return address
+        return self._held(tensor.detach().view(-1).view(torch.uint8))
 
     def view(self, dtype: str, shape: Sequence[int], address: int) -> Tensor:
         """The tensor at an address."""
@@ -91,6 +84,12 @@ class TorchMemory:
     def spilled_rows(self, rows: int, width: int) -> HostRows:
         """Rows in this computer's memory, page-locked where the device is another."""
         return HostRows(self, rows, width)
+
+    def _held(self, block: Tensor) -> int:
+        address = block.data_ptr()
+        self._blocks[address] = block
+        insort(self._starts, address)
+        return address
 
     def _bytes(self, address: int, count: int) -> Tensor:
         start = self._starts[bisect_right(self._starts, address) - 1]

@@ -97,9 +97,8 @@ def run(args: argparse.Namespace) -> int:
             **{key: value for key, value in choices.items() if value is not None},
         )
     if args.output is not None:
-        content = result.to_json().encode()
         with OutputFiles() as files:
-            files.add(Path(args.output), lambda file: file.write(content))
+            files.add_text(Path(args.output), result.to_json())
     from ..evaluate.downstream.text import table
 
     emit(args, result.as_dict(), table(result))

@@ -122,15 +122,8 @@ def _table(result: Any) -> str:
         lines.append(row.rstrip())
     if any(not metric.comparable for metric in result.metrics):
         lines.append("* not comparable with figures in papers")
-    lines += [f"left out: {', '.join(names)}: {reason}" for reason, names in _by_reason(result.skipped).items()]
+    lines += [f"left out: {', '.join(names)}: {reason}" for reason, names in result.skipped_by_reason().items()]
     return "\n".join(lines)
-
-
-def _by_reason(skipped: dict[str, str]) -> dict[str, list[str]]:
-    reasons: dict[str, list[str]] = {}
-    for name, reason in skipped.items():
-        reasons.setdefault(reason, []).append(name)
-    return reasons
 
 
 def _number(value: float | None) -> str:

@@ -152,8 +152,7 @@ def _save(texts: Mapping[str | None, str]) -> None:
     with OutputFiles() as files:
         for path, text in texts.items():
             if path is not None:
-                content = text.encode()
-                files.add(Path(path), lambda file, content=content: file.write(content))  # type: ignore[misc]
+                files.add_text(Path(path), text)
 
 
 def solvers_of(text: str | None) -> list[str]:

@@ -173,9 +173,7 @@ def left_out(result: Evaluation) -> list[Html]:
     parts = []
     if any(not metric.comparable for metric in result.metrics):
         parts.append(paragraph("* not comparable with figures in papers", "faint"))
-    reasons: dict[str, list[str]] = {}
-    for name, reason in result.skipped.items():
-        reasons.setdefault(str(reason), []).append(name)
+    reasons = result.skipped_by_reason()
     if reasons:
         parts += [heading(3, "Left out"), bullets(f"{', '.join(names)}: {why}" for why, names in reasons.items())]
     return parts

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 from ..errors import RequestError
 from ..json_fields import Fields
+from .saved import saved_fields, saved_text
 
 FORMAT = 1
 GROUPS = ("distribution", "diversity", "reconstruction", "masks", "organs", "memorisation")
@@ -85,6 +86,13 @@ class Evaluation:
         why = self.skipped.get(name, f"computed were {', '.join(metric.name for metric in self.metrics)}")
         raise RequestError(f"there is no metric '{name}': {why}")
 
+    def skipped_by_reason(self) -> dict[str, list[str]]:
+        """The metrics that were left out, by why they were."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.skipped.items():
+            reasons.setdefault(str(reason), []).append(name)
+        return reasons
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; numbers that are not finite become null."""
         content = _finite({"format": FORMAT, **asdict(self)})
@@ -98,14 +106,7 @@ class Evaluation:
     @classmethod
     def from_json(cls, text: str, what: str = "the result") -> Evaluation:
         """Read what ``to_json`` wrote; RequestError lists everything that is wrong with it."""
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise RequestError(f"{what}: expected the JSON that 'ctfast evaluate' writes, found {error}") from error
-        problems: list[str] = []
-        fields = Fields(content, "", problems, strict=True)
-        if fields.whole("format", 1) != FORMAT and not problems:
-            raise RequestError(f"{what}: written by a newer ctfast; expected format {FORMAT}. Update ctfast")
+        fields, problems = saved_fields(text, what, "the JSON that 'ctfast evaluate' writes", FORMAT)
         features = fields.child("features")
         result = cls(
             ctfast=fields.text("ctfast"),
@@ -135,11 +136,7 @@ class Evaluation:
     @classmethod
     def load(cls, path: Path) -> Evaluation:
         """Read a result's file; RequestError if it is missing or no result."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"'{path}' cannot be read: {error}. Give a file that 'ctfast evaluate' wrote") from error
-        return cls.from_json(text, f"'{path}'")
+        return cls.from_json(saved_text(path, "ctfast evaluate"), f"'{path}'")
 
 
 def is_figure(value: Any) -> TypeGuard[float]:
@@ -158,22 +155,18 @@ def _metric(fields: Fields) -> Metric:
     result = Metric(
         name=fields.text("name"),
         group=fields.text("group", GROUPS),
-        value=_number_or_none(fields, "value"),
+        value=fields.number_or_none("value"),
         unit=fields.text("unit", empty=True),
         better=fields.text("better", BETTER) if fields.has("better") else None,
         count=(generated, reference),
         comparable=fields.flag("comparable"),
         method=fields.text("method"),
-        low=_number_or_none(fields, "low"),
-        high=_number_or_none(fields, "high"),
+        low=fields.number_or_none("low"),
+        high=fields.number_or_none("high"),
         parts=fields.mapping("parts"),
     )
     fields.finish()
     return result
-
-
-def _number_or_none(fields: Fields, key: str) -> float | None:
-    return fields.number(key) if fields.has(key) else None
 
 
 def _finite(value: Any) -> Any:

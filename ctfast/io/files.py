@@ -130,7 +130,7 @@ def write_image(
 def write_json(files: OutputFiles, path: Path, content: Mapping[str, Any]) -> None:
     """Add a JSON file to a group of files; NumPy scalars and arrays become plain numbers and lists."""
     text = json.dumps(content, indent=2, default=_plain) + "\n"
-    files.add(path, lambda file: file.write(text.encode()))
+    files.add_text(path, text)
 
 
 def sidecar(meta: Mapping[str, Any], image: Path, sha256: str, **others: str) -> dict[str, Any]:

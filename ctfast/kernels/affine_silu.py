@@ -10,7 +10,7 @@ from torch import Tensor
 from .dispatch import available, channels_last, jit, launch, tl
 from .reference import affine_silu as twin
 from .tiles import ceiling, channel_block, check_features, check_vector, voxels
-from .tuning import Configuration, Tunable, configuration
+from .tuning import TILE, TILES, Configuration, Tunable, configuration
 
 
 def affine_silu(
@@ -127,12 +127,7 @@ def _example(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
 
 TUNABLE = Tunable(
     "affine_silu",
-    {"BLOCK_V": 64, "BLOCK_C": 64, "num_warps": 4},
-    [
-        {"BLOCK_V": block_v, "BLOCK_C": block_c, "num_warps": warps}
-        for block_v in (16, 32, 64, 128)
-        for block_c in (32, 64, 128)
-        for warps in (4, 8)
-    ],
+    TILE,
+    TILES,
     _example,
 )

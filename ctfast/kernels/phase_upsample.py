@@ -17,7 +17,7 @@ from torch import Tensor
 from .dispatch import available, channels_last, jit, launch, tl
 from .reference import phase_upsample as twin
 from .tiles import ceiling, channel_block, check_features, check_vector, power_of_two
-from .tuning import Configuration, Tunable, configuration
+from .tuning import TILE, TILES, Configuration, Tunable, configuration
 
 PHASES = 8
 _MOST = 2**31 - 1  # elements of a tensor that convolutions take everywhere
@@ -187,12 +187,7 @@ def _example(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
 
 TUNABLE = Tunable(
     "phase_upsample",
-    {"BLOCK_V": 64, "BLOCK_C": 64, "num_warps": 4},
-    [
-        {"BLOCK_V": block_v, "BLOCK_C": block_c, "num_warps": warps}
-        for block_v in (16, 32, 64, 128)
-        for block_c in (32, 64, 128)
-        for warps in (4, 8)
-    ],
+    TILE,
+    TILES,
     _example,
 )

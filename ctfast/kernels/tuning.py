@@ -22,6 +22,15 @@ from torch import Tensor
 #: Block sizes, warps and stages by the names that the kernel takes them by; what is not a number is a decision.
 Configuration = Mapping[str, int | bool]
 
+#: The default, and what is tried, of operations that read and write tiles of voxels and channels once.
+TILE: Configuration = {"BLOCK_V": 64, "BLOCK_C": 64, "num_warps": 4}
+TILES: Sequence[Configuration] = [
+    {"BLOCK_V": block_v, "BLOCK_C": block_c, "num_warps": warps}
+    for block_v in (16, 32, 64, 128)
+    for block_c in (32, 64, 128)
+    for warps in (4, 8)
+]
+
 _FOLDER = Path(__file__).parent / "tables"
 
 

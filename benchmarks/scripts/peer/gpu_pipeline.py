@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from gpu_sides import Size3, blocks_of_labels
 from monai.inferers import SlidingWindowInferer
-from monai.networks.schedulers import RFlowScheduler
 from pipelines import COMPRESSION, HU_OFFSET, HU_SCALE, LABEL_BITS, MODALITY, SPACING
 from torch import Tensor, nn
 
 from peer import networks
+from peer.pipeline import schedule
 
 _WINDOW, _OVERLAP = 80, 0.4  # as in the official configuration
 _GIB = 2**30
@@ -49,16 +49,7 @@ class GpuPipeline:
         return {**stages, "total": sum(stages.values()), "peak_gib": peak}
 
     def _sample(self, x: Tensor, size: Size3, control: bool, steps: int) -> Tensor:
-        scheduler: Any = RFlowScheduler(
-            num_train_timesteps=1000,
-            use_discrete_timesteps=False,
-            use_timestep_transform=True,
-            sample_method="uniform",
-            scale=1.4,
-        )
-        scheduler.set_timesteps(steps, input_img_size_numel=torch.prod(torch.tensor(x.shape[2:])))
-        times = scheduler.timesteps
-        following = torch.cat((times[1:], torch.zeros(1, dtype=times.dtype)))
+        scheduler, times = schedule(steps, x.shape[2:])
         condition = None
         if control:
             labels = torch.from_numpy(blocks_of_labels(size, _LABELS, _BODY).astype(np.int32)).to(self.device)
@@ -66,7 +57,7 @@ class GpuPipeline:
         label = torch.tensor([MODALITY], device=self.device)
         spacing = torch.tensor([SPACING], device=self.device) * 100.0
         with self._half():
-            for now, then in zip(times, following, strict=True):
+            for now, then in times:
                 given: dict[str, Any] = {"x": x, "timesteps": now[None].float().to(self.device), "class_labels": label}
                 extra: dict[str, Any] = {"spacing_tensor": spacing}
                 if condition is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +45,11 @@ class MonaiPipeline:
     @torch.no_grad()
     def sample(self, request: Request, noise: Float32, labels: NDArray[np.uint16] | None) -> Timed:
         start = time.perf_counter()
-        scheduler: Any = RFlowScheduler(
-            num_train_timesteps=1000,
-            use_discrete_timesteps=False,
-            use_timestep_transform=True,
-            sample_method="uniform",
-            scale=1.4,
-        )
-        # The voxel count as a tensor, as the official scripts pass it: a plain number would change the rounding.
-        scheduler.set_timesteps(request.steps, input_img_size_numel=torch.prod(torch.tensor(request.latent)))
-        times = scheduler.timesteps
+        scheduler, steps = schedule(request.steps, request.latent)
         condition = _condition(labels)
         x = torch.from_numpy(noise)[None]
-        # Outside of autocast, which cannot join half-precision tensors on a CPU.
-        next_times = torch.cat((times[1:], torch.zeros(1, dtype=times.dtype)))
         with self._precision():
-            for now, then in zip(times, next_times, strict=True):
+            for now, then in steps:
                 x, _ = scheduler.step(self._velocity(x, now, condition), now, x, then)
         return Timed(np.ascontiguousarray(x[0].numpy()), time.perf_counter() - start)
 
@@ -105,6 +95,24 @@ class MonaiPipeline:
         (Only without inference_mode, under which autocast keeps no converted weights.)
         """
         return torch.autocast("cpu", torch.bfloat16, enabled=self.half)
+
+
+def schedule(steps: int, latent: Sequence[int]) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
+    """The official scripts' scheduler, and each step's time and the next one's. Not to be called under autocast, which
+    cannot join half-precision tensors on a CPU.
+    """
+    scheduler: Any = RFlowScheduler(
+        num_train_timesteps=1000,
+        use_discrete_timesteps=False,
+        use_timestep_transform=True,
+        sample_method="uniform",
+        scale=1.4,
+    )
+    # The voxel count as a tensor, as the official scripts pass it: a plain number would change the rounding.
+    scheduler.set_timesteps(steps, input_img_size_numel=torch.prod(torch.tensor(latent)))
+    times = scheduler.timesteps
+    following = torch.cat((times[1:], torch.zeros(1, dtype=times.dtype)))
+    return scheduler, list(zip(times, following, strict=True))
 
 
 def _condition(labels: NDArray[np.uint16] | None) -> Tensor | None:

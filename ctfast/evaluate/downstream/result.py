@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ...errors import RequestError
 from ...json_fields import Fields
+from ..saved import saved_fields, saved_text
 from .statistics import BETTER, NO_DIFFERENCE, WORSE, Figure
 
 FORMAT = 1
@@ -120,14 +121,7 @@ class Downstream:
     def from_json(cls, text: str, what: str = "the result") -> Downstream:
         """Read what ``to_json`` wrote; RequestError lists what is wrong with it."""
         expected = "what 'ctfast evaluate --downstream' writes"
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise RequestError(f"{what}: expected {expected}, found {error}") from error
-        problems: list[str] = []
-        fields = Fields(content, "", problems, strict=True)
-        if fields.whole("format", 1) != FORMAT and not problems:
-            raise RequestError(f"{what}: written by a newer ctfast; expected format {FORMAT}. Update ctfast")
+        fields, problems = saved_fields(text, what, expected, FORMAT)
         fields.text("kind", (KIND,))
         result = cls(
             ctfast=fields.text("ctfast"),
@@ -152,13 +146,7 @@ class Downstream:
     @classmethod
     def load(cls, path: Path) -> Downstream:
         """Read a result's file; RequestError if it is missing or no result."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(
-                f"'{path}' cannot be read: {error}. Give a file that 'ctfast evaluate --downstream' wrote"
-            ) from error
-        return cls.from_json(text, f"'{path}'")
+        return cls.from_json(saved_text(path, "ctfast evaluate --downstream"), f"'{path}'")
 
 
 def _finished(fields: Fields, read: Callable[[Fields], T]) -> T:
@@ -175,12 +163,8 @@ def _set(fields: Fields) -> SetInfo:
     return SetInfo(fields.text("path"), fields.whole("volumes", 0), fields.whole("patients", 0))
 
 
-def _number_or_none(fields: Fields, key: str) -> float | None:
-    return fields.number(key) if fields.has(key) else None
-
-
 def _figure(fields: Fields) -> Figure:
-    return Figure(_number_or_none(fields, "value"), _number_or_none(fields, "low"), _number_or_none(fields, "high"))
+    return Figure(fields.number_or_none("value"), fields.number_or_none("low"), fields.number_or_none("high"))
 
 
 def _label(fields: Fields) -> LabelScore:

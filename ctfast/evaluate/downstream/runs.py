@@ -93,7 +93,7 @@ def _keep(path: Path, run: Run) -> None:
     figures = [{str(label): value for label, value in each.items()} for each in run.figures]
     content = {"volumes": run.volumes, "drawn": run.drawn, "figures": figures, "seconds": round(run.seconds, 1)}
     with OutputFiles() as files:
-        files.add(path, lambda file: file.write(json.dumps(content).encode()))
+        files.add_text(path, json.dumps(content))
 
 
 def _kept(path: Path) -> Run | None:
