@@ -7,7 +7,8 @@
 Both sides have the official architecture with the same random weights, bf16, and the same noise. MONAI runs at its best
 here: fused attention, no splits, nothing emptied in between, windows of 80 latent voxels as in the official scripts,
 kept on the GPU. ctfast decodes exactly. Times are of whole stages, results on this computer included; the first call in
-a shape is not counted. --engine and --no-peer measure another plan alone.
+a shape is not counted. --engine measures another plan alone, and so does --dry-run, the embedded one unless told
+otherwise. Rows are kept as soon as they are measured.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from ours import prepare
 SIZES: tuple[Size3, ...] = ((256, 256, 128), (512, 512, 128), (512, 512, 512), (512, 512, 768))
 #: The largest size also has to do with less memory than it would take.
 CAPPED = "24GiB"
-_DRY_SIZES: tuple[Size3, ...] = ((64, 64, 64),)
 _LIMIT = 500.0  # seconds after which no further size is begun
 
 
@@ -41,19 +41,19 @@ def main() -> int:
         print("gpu.py: torch finds no CUDA device; --dry-run runs the same code on the CPU", file=sys.stderr)
         return 2
     begun, load_before = time.perf_counter(), records.load()
-    models = None if options.engine else prepare(options.cache, 0, ("bf16",))
-    engine = options.engine or str(models.parent / "bf16.plan")  # type: ignore[union-attr]
+    models = None if options.engine or options.dry_run else prepare(options.cache, 0, ("bf16",))
+    engine = options.engine if models is None else str(models.parent / "bf16.plan")
     ours = Ours(engine, device)
     if options.profile:
         print(most_expensive(ours, tuple(options.profile), options.steps))
         return 0
-    sizes = [tuple(size) for size in options.sizes or ()] or (_DRY_SIZES if options.dry_run else SIZES)
+    sizes = [tuple(size) for size in options.sizes or ()] or ([ours.default_size] if options.dry_run else SIZES)
     settings = {"device": device, "steps": options.steps, "rounds": options.rounds, "threads": torch.get_num_threads()}
     about = {"gpu": ours.gpu(), "ceilings": ceilings(device)}
     _say(f"{about['gpu']}; {about['ceilings']}")
     errors = {"kernels": kernel_errors(device), "backend": backend_errors(engine, device, sizes[0])}
     _say(f"relative L2 from fp32: {errors}")
-    rows = [records.row("gpu_checks", settings, {**about, **errors}, load_before)]
+    records.give(options, records.row("gpu_checks", settings, {**about, **errors}, load_before))
     peer = None if options.no_peer or models is None else _peer(models, device)
     for size in sizes:
         for control in (False, True) if ours.has_controlnet else (False,):
@@ -62,9 +62,8 @@ def main() -> int:
                 continue
             figures = _measure(ours, peer, size, control, options)
             asked = {**settings, "size": size, "control": control}
-            rows.append(records.row("gpu", asked, {**about, **figures}, load_before))
+            records.give(options, records.row("gpu", asked, {**about, **figures}, load_before))
             _say(f"{size}{' with ControlNet' if control else ''}: {figures}")
-    records.give(options, rows)
     return 0
 
 
@@ -113,7 +112,7 @@ def _say(text: str) -> None:
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--dry-run", action="store_true", help="on the CPU, at a small size")
+    parser.add_argument("--dry-run", action="store_true", help="on the CPU, with a small plan")
     parser.add_argument("--size", dest="sizes", type=int, nargs=3, action="append", metavar=("X", "Y", "Z"))
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)

@@ -18,7 +18,7 @@ def kernel_errors(device: str) -> dict[str, float]:
     return {name: _error(found, wanted) for name, found, wanted in _kernels(device)}
 
 
-def backend_errors(plan: str, device: str, size: Size3) -> dict[str, float]:
+def backend_errors(plan: str | None, device: str, size: Size3) -> dict[str, float]:
     """Relative L2 from fp32 on the CPU, of this device's fp32 and bf16: a latent after four steps, an exact decode."""
     import ctfast
 

@@ -19,7 +19,7 @@ _COUNTED = 16
 class Ours:
     """A plan through the torch backend."""
 
-    def __init__(self, plan: str, device: str) -> None:
+    def __init__(self, plan: str | None, device: str) -> None:
         import ctfast
 
         self.device = torch.device(device)
@@ -27,6 +27,7 @@ class Ours:
         self.engine: Any = ctfast.load(plan, device=device, backend="torch")
         self.load_seconds = time.perf_counter() - start
         self.manifest: Any = self.engine.manifest
+        self.default_size: Size3 = self.manifest.sizes.default
         self.has_controlnet = "controlnet" in self.manifest.networks
 
     def gpu(self) -> str:
